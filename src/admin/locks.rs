@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::SessionPath;
 use super::response::{self, AdminError, AdminResponse};
 use crate::lock::operator::{LockTarget, OperatorError, OperatorRequest};
-use crate::lock::{Operator, StoreError};
+use crate::lock::{Operator, ScanCursor, StoreError};
 
 /// The default of `limit`, in locks: a few screens.
 const DEFAULT_LIMIT: usize = 100;
@@ -24,7 +24,9 @@ pub(super) async fn list(operator: &Operator, head: &Parts) -> AdminResponse {
     respond(async {
         let mut query = LocksQuery::parse(head, &["cursor", "limit", "search"])?;
         let cursor = query.take("cursor").filter(|cursor| !cursor.is_empty());
-        let cursor = cursor.map(|cursor| cursor.parse::<u64>()).transpose();
+        let cursor = cursor
+            .map(|cursor| cursor.parse::<ScanCursor>())
+            .transpose();
         let cursor =
             cursor.map_err(|_| bad_request("cursor must be the `next` of an earlier page"))?;
         let limit = query

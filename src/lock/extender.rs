@@ -152,40 +152,40 @@ async fn extend_due_leases(
             .collect();
         let sent = Instant::now();
         let extended = store.extend(&claims).await;
-        let mut leases = shared.leases.lock();
-        match extended {
-            Ok(extended) => {
-                is_failing = false;
-                for ((id, lease), is_held) in batch.iter().zip(extended) {
-                    if is_held {
-                        // A lease that is never extended ends when it would have ended.
-                        if lease.interval.is_some() {
-                            lease.state.extend(sent, lease.claim.lease);
-                        }
-                        leases.reschedule(*id, lease.interval.map(|interval| sent + interval));
-                    } else if leases.remove(*id).is_some() {
-                        // Not released in the meantime, because the lease was still here.
-                        tracing::warn!(key = %lease.claim.key.redacted(), "lock lost: the store no longer has it for this turn");
-                        lease.state.lose();
-                    }
-                }
+        let extended = extended.unwrap_or_else(|error| {
+            // One warning per outage.
+            if !std::mem::replace(&mut is_failing, true) {
+                tracing::warn!(%error, locks = batch.len(), "leases not extended; trying again");
             }
-            Err(error) => {
-                // One warning per outage.
-                if !std::mem::replace(&mut is_failing, true) {
-                    tracing::warn!(%error, locks = batch.len(), "leases not extended; trying again");
-                }
-                let now = Instant::now();
-                for (id, lease) in &batch {
-                    // After its deadline a lease can't be extended any more.
-                    if lease.state.loss(now).is_none() {
-                        let pause = lease
-                            .interval
-                            .map_or(RETRY_PAUSE, |interval| interval.min(RETRY_PAUSE));
-                        leases.reschedule(*id, Some(now + pause));
-                    } else {
-                        leases.remove(*id);
+            vec![None; batch.len()]
+        });
+        is_failing &= extended.iter().all(Option::is_none);
+        let now = Instant::now();
+        let mut leases = shared.leases.lock();
+        for ((id, lease), is_held) in batch.iter().zip(extended) {
+            match is_held {
+                Some(true) => {
+                    // A lease that is never extended ends when it would have ended.
+                    if lease.interval.is_some() {
+                        lease.state.extend(sent, lease.claim.lease);
                     }
+                    leases.reschedule(*id, lease.interval.map(|interval| sent + interval));
+                }
+                // Not released in the meantime, if the lease is still here.
+                Some(false) if leases.remove(*id).is_some() => {
+                    tracing::warn!(key = %lease.claim.key.redacted(), "lock lost: the store no longer has it for this turn");
+                    lease.state.lose();
+                }
+                Some(false) => {}
+                None if lease.state.loss(now).is_none() => {
+                    let pause = lease
+                        .interval
+                        .map_or(RETRY_PAUSE, |interval| interval.min(RETRY_PAUSE));
+                    leases.reschedule(*id, Some(now + pause));
+                }
+                // After its deadline a lease can't be extended any more.
+                None => {
+                    leases.remove(*id);
                 }
             }
         }

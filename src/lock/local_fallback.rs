@@ -76,7 +76,7 @@ impl LocalFallback<'_> {
             };
             tracing::debug!(key = %self.key.redacted(), %error, "turn asks for this replica's lock alone");
             if progress.ticket.is_none() && self.options.blocking {
-                progress.ticket = self.client.store.ticket_at(self.began);
+                progress.ticket = self.client.store.ticket_at(self.key, self.began);
             }
             let mut waiting = AcquireProgress::default();
             let mut local = self

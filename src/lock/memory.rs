@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use super::{
     AcquireReply, AcquireRequest, Claim, Epoch, Fence, HeartbeatReply, InstanceLiveness,
-    LockHolder, LockInfo, Message, MessageHandler, QueueState, ScanPage, Store, StoreFuture,
-    WatchedQueue, Withdrawal,
+    LockHolder, LockInfo, Message, MessageHandler, QueueState, ScanCursor, ScanPage, Store,
+    StoreFuture, WatchedQueue, Withdrawal,
 };
 use crate::key::{Keyspace, SessionKey};
 use session::{Handlers, MemoryCommand, SessionState};
@@ -102,12 +102,12 @@ impl Store for MemoryStore {
         }))
     }
 
-    fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<bool>> {
+    fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<Option<bool>>> {
         let now = Instant::now();
         let sessions = &mut self.state.lock().sessions;
         let extended = claims.iter().map(|claim| {
             let session = sessions.get_mut(&claim.key);
-            session.is_some_and(|session| session.extend(claim, now))
+            Some(session.is_some_and(|session| session.extend(claim, now)))
         });
         reply(extended.collect())
     }
@@ -124,13 +124,17 @@ impl Store for MemoryStore {
         reply(Withdrawal::ForGood)
     }
 
-    fn watch(&self, instance: &str, queues: &[WatchedQueue]) -> StoreFuture<Vec<QueueState>> {
+    fn watch(
+        &self,
+        instance: &str,
+        queues: &[WatchedQueue],
+    ) -> StoreFuture<Vec<Option<QueueState>>> {
         let states = queues.iter().map(|queue| {
             self.with(&queue.key, |session, command| {
                 session.watch(instance, queue, command)
             })
         });
-        reply(states.collect())
+        reply(states.map(Some).collect())
     }
 
     fn send_message(&self, instance: &str, message: Message) -> StoreFuture<bool> {
@@ -142,7 +146,12 @@ impl Store for MemoryStore {
         reply(is_received)
     }
 
-    fn scan(&self, space: &Keyspace, from: Option<u64>, count: usize) -> StoreFuture<ScanPage> {
+    fn scan(
+        &self,
+        space: &Keyspace,
+        from: Option<ScanCursor>,
+        count: usize,
+    ) -> StoreFuture<ScanPage> {
         let keys = self.state.lock().keys(space);
         reply(inspect::page(keys, from, count))
     }

@@ -13,7 +13,8 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    Fence, HolderTurn, LockHolder, LockInfo, Message, Operated, OperatorAction, Store, StoreError,
+    Fence, HolderTurn, LockHolder, LockInfo, Message, Operated, OperatorAction, ScanCursor, Store,
+    StoreError,
 };
 use crate::key::{Keyspace, SessionKey};
 use audit::AuditRecord;
@@ -143,7 +144,7 @@ impl Operator {
     /// When the store fails.
     pub async fn list(
         &self,
-        cursor: Option<u64>,
+        cursor: Option<ScanCursor>,
         limit: usize,
         search: Option<&str>,
     ) -> Result<LockPage, StoreError> {

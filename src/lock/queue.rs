@@ -180,6 +180,10 @@ pub(super) async fn watch_queues(mut watcher: QueueWatcher) {
                 Ok(states) => {
                     let mut questions = Vec::new();
                     for (watched, state) in batch.iter().zip(states) {
+                        let Some(state) = state else {
+                            watcher.queue.retry_session(&watched.key);
+                            continue;
+                        };
                         let due = watcher.handle(watched, state, &mut questions).await;
                         next = due.map_or(next, |due| next.min(due));
                     }

@@ -6,41 +6,47 @@
 //! command that arrives later does nothing. So a claim that was given up is out of the store for good
 //! once that moment has passed.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::{Cmd, Value, cmd};
+use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{
     AcquireReply, AcquireRequest, Claim, DeadHolder, Epoch, Fence, HeartbeatReply,
-    InstanceLiveness, LockHolder, LockInfo, Message, MessageHandler, QueueState, ScanPage, Store,
-    StoreFuture, Ticket, WatchedQueue, Withdrawal, millis,
+    InstanceLiveness, LockHolder, LockInfo, Message, MessageHandler, QueueState, ScanCursor,
+    ScanPage, Store, StoreFuture, Ticket, WatchedQueue, Withdrawal, millis,
 };
 use crate::key::{Keyspace, SessionKey};
 use access::AccessAttempt;
-use clock::micros;
+use clock::{RedisClock, micros};
 use command::StoreCommand;
-use connection::{ChannelListener, RedisConnection};
+use connection::ChannelListener;
 use keys::{ALL_KEYS, KeyNames, LOCK_AND_FENCE, instance_key};
-use node::{NodeRole, RedisNode};
 use reply::AcquireOutcome;
-use url::RedisTopology;
+use routes::RedisRoutes;
 
 mod access;
 mod address;
 mod clock;
+mod cluster;
 mod command;
 mod connection;
 mod error;
 mod keys;
 mod login;
 mod node;
+mod poll;
 mod reauth;
 mod reply;
+mod routes;
 mod scripts;
+mod sentinel;
 mod server;
+mod slots;
 mod stream;
 mod tls;
 mod url;
@@ -50,10 +56,10 @@ pub use address::RedisAddress;
 pub use tls::RedisTls;
 pub use url::{RedisUrl, RedisUrlError};
 
-/// Locks in one Redis, over one multiplexed connection.
+/// Locks in Redis, over one multiplexed connection to each server that has locks.
 #[derive(Debug)]
 pub struct RedisStore {
-    connection: Arc<RedisConnection>,
+    routes: RedisRoutes,
     names: KeyNames,
     /// The key of this process's heartbeat, and the channel of its messages; `None`: the store gets no
     /// messages.
@@ -84,7 +90,7 @@ impl RedisStore {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn connect(address: RedisAddress) -> Self {
-        Self::new(address, None)
+        Self::new(&address, None)
     }
 
     /// Like [`RedisStore::connect`], and passes the messages for this instance to `handler`.
@@ -92,36 +98,76 @@ impl RedisStore {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn listen(address: RedisAddress, instance: &str, handler: Arc<dyn MessageHandler>) -> Self {
-        let channel = address.names.instance(instance);
-        Self::new(address, Some(ChannelListener { channel, handler }))
+        let channel = address.names.instance(instance).into();
+        Self::new(&address, Some(ChannelListener { channel, handler }))
     }
 
-    fn new(address: RedisAddress, listener: Option<ChannelListener>) -> Self {
-        let names = address.names.clone();
-        let instance = listener.as_ref().map(|it| it.channel.clone());
-        let RedisTopology::Single(endpoint) = &address.url.topology else {
-            unimplemented!("Sentinel and Cluster");
-        };
-        let node = RedisNode::new(endpoint.clone(), address.url.database);
-        let connection = RedisConnection::connect(&address, node, NodeRole::Single, listener);
+    fn new(address: &RedisAddress, listener: Option<ChannelListener>) -> Self {
+        let instance = listener.as_ref().map(|it| it.channel.to_string());
         Self {
-            connection: Arc::new(connection),
-            names,
+            routes: RedisRoutes::connect(address, listener),
+            names: address.names.clone(),
             instance,
         }
     }
 
-    /// Sends a command and parses its reply; a reply that `parse` doesn't accept is an error.
+    /// Sends a command about `key` and parses its reply; a reply that `parse` doesn't accept is an error.
     fn send<T: Send + 'static>(
         &self,
         name: StoreCommand,
+        key: &str,
         command: Cmd,
         parse: impl FnOnce(&Value) -> Option<T> + Send + 'static,
     ) -> StoreFuture<T> {
-        let connection = Arc::clone(&self.connection);
+        let (routes, key) = (self.routes.clone(), key.to_owned());
         Box::pin(async move {
-            let value = connection.send(name, || command).await?;
-            parse(&value).ok_or_else(|| connection.unreadable(&value))
+            let (value, link) = routes.send(&key, name, |_| Cow::Borrowed(&command)).await?;
+            parse(&value).ok_or_else(|| link.unreadable(&value))
+        })
+    }
+
+    /// Sends a command about several sessions, or several commands if one may not have all keys. `build` makes the
+    /// command about the sessions with these indexes, and `parse` gives what its reply says about each of them. The
+    /// result has `None` for each session whose command failed, and is an error if all of them did.
+    fn send_about_each<'k, T: Send + 'static>(
+        &self,
+        name: StoreCommand,
+        keys: &[&'k SessionKey],
+        build: impl Fn(&[usize]) -> Cmd,
+        parse: fn(&Value) -> Option<T>,
+    ) -> StoreFuture<Vec<Option<T>>> {
+        let all = self.routes.groups(keys.iter().map(|key| key.as_str()));
+        let commands: Vec<_> = all
+            .into_iter()
+            .map(|group| {
+                let expected = group.len();
+                let key = group.first().map_or("", |first| keys[*first].as_str());
+                let reply = self.send(name, key, build(&group), move |value| {
+                    let items = reply::array(value).filter(|items| items.len() == expected)?;
+                    items.iter().map(parse).collect::<Option<Vec<T>>>()
+                });
+                async move { (group, reply.await) }
+            })
+            .collect();
+        let count = keys.len();
+        Box::pin(async move {
+            let mut all: Vec<_> = std::iter::repeat_with(|| None).take(count).collect();
+            let (mut is_any, mut failure) = (false, None);
+            for (group, reply) in join_all(commands).await {
+                match reply {
+                    Ok(items) => {
+                        is_any = true;
+                        for (index, item) in group.into_iter().zip(items) {
+                            all[index] = Some(item);
+                        }
+                    }
+                    Err(error) => failure = Some(error),
+                }
+            }
+            match failure {
+                Some(error) if !is_any => Err(error),
+                _ => Ok(all),
+            }
         })
     }
 
@@ -141,16 +187,21 @@ impl RedisStore {
             .arg(claim.token.as_str())
             .arg(claim.not_after())
             .arg(claim.id.to_string());
-        self.send(name, command, move |value| match value {
-            Value::Int(bits) => Some(parse(bits & 1 != 0, bits & 2 != 0)),
-            _ => None,
-        })
+        self.send(
+            name,
+            claim.key.as_str(),
+            command,
+            move |value| match value {
+                Value::Int(bits) => Some(parse(bits & 1 != 0, bits & 2 != 0)),
+                _ => None,
+            },
+        )
     }
 }
 
 impl Store for RedisStore {
     fn acquire(&self, claim: &Arc<Claim>, request: &AcquireRequest) -> StoreFuture<AcquireReply> {
-        let connection = Arc::clone(&self.connection);
+        let routes = self.routes.clone();
         let (claim, request) = (Arc::clone(claim), request.clone());
         let command = self
             .names
@@ -159,9 +210,8 @@ impl Store for RedisStore {
         let waits = request.queue.is_some();
         let channel = waits.then(|| self.names.instance(&claim.instance));
         Box::pin(async move {
-            let attempt = || {
-                let clock = connection.clock();
-                let not_after = clock.at(Instant::now() + connection.timeout() + CLOCK_SLACK);
+            let attempt = |clock: &RedisClock| {
+                let not_after = clock.at(Instant::now() + routes.timeout() + CLOCK_SLACK);
                 claim.raise_not_after(not_after);
                 let mut command = command.clone();
                 command
@@ -169,55 +219,57 @@ impl Store for RedisStore {
                     .arg(millis(claim.lease))
                     .arg(not_after);
                 add_request(&mut command, &claim, &request, channel.as_deref());
-                command
+                Cow::Owned(command)
             };
+            let key = claim.key.as_str();
             // The second attempt is for a first one that was late by a wrong estimate of the clock. The
             // first reply has corrected the estimate.
             for _ in 0..2 {
-                let value = connection.send(StoreCommand::Acquire, attempt).await?;
+                let sent = routes.send(key, StoreCommand::Acquire, attempt);
+                let (value, link) = sent.await?;
                 match reply::acquired(&value) {
-                    Some(AcquireOutcome::Late { now }) => connection.clock().set(now),
+                    Some(AcquireOutcome::Late { now }) => link.clock().set(now),
                     Some(AcquireOutcome::Reply(reply)) => {
                         if let AcquireReply::Granted(Fence(fence)) = reply {
                             // A fence is Redis's time, or larger after the clock was set back. Then the
                             // estimate is ahead until the next reply, and doubts last longer.
-                            connection.clock().set(fence);
+                            link.clock().set(fence);
                         }
                         return Ok(reply);
                     }
-                    None => return Err(connection.unreadable(&value)),
+                    None => return Err(link.unreadable(&value)),
                 }
             }
-            Err(connection.not_sent("the command arrived too late to be executed"))
+            Err(routes.not_sent("the command arrived too late to be executed"))
         })
     }
 
     fn connection(&self) -> u64 {
-        self.connection.number()
+        self.routes.number()
     }
 
     fn server_changes(&self) -> watch::Receiver<Option<Instant>> {
-        self.connection.server_changes()
+        self.routes.server_changes()
     }
 
-    fn ticket_at(&self, arrived: Instant) -> Option<Ticket> {
-        let clock = self.connection.clock();
-        clock.is_set().then(|| Ticket(clock.at(arrived)))
+    fn ticket_at(&self, key: &SessionKey, arrived: Instant) -> Option<Ticket> {
+        self.routes.time_at(key.as_str(), arrived).map(Ticket)
     }
 
-    fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<bool>> {
-        let keys = claims.iter().map(|claim| &claim.key);
-        let bytes = claims.len() * CLAIM_BYTES;
-        let mut command = self
-            .names
-            .call_for(keys, &scripts::EXTEND, LOCK_AND_FENCE, bytes);
-        for claim in claims {
-            command.arg(claim.token.as_str()).arg(millis(claim.lease));
-        }
-        let expected = claims.len();
-        self.send(StoreCommand::Extend, command, move |value| {
-            let items = reply::array(value).filter(|items| items.len() == expected)?;
-            Some(items.iter().map(|item| *item == Value::Int(1)).collect())
+    fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<Option<bool>>> {
+        let keys: Vec<_> = claims.iter().map(|claim| &claim.key).collect();
+        let build = |group: &[usize]| {
+            let (keys, bytes) = (group.iter().map(|at| keys[*at]), group.len() * CLAIM_BYTES);
+            let mut command = self
+                .names
+                .call_for(keys, &scripts::EXTEND, LOCK_AND_FENCE, bytes);
+            for claim in group.iter().map(|at| &claims[*at]) {
+                command.arg(claim.token.as_str()).arg(millis(claim.lease));
+            }
+            command
+        };
+        self.send_about_each(StoreCommand::Extend, &keys, build, |item| {
+            Some(*item == Value::Int(1))
         })
     }
 
@@ -235,58 +287,92 @@ impl Store for RedisStore {
         })
     }
 
-    fn watch(&self, instance: &str, queues: &[WatchedQueue]) -> StoreFuture<Vec<QueueState>> {
-        let keys = queues.iter().map(|queue| &queue.key);
-        let waiters: usize = queues.iter().map(|queue| queue.waiters.len()).sum();
-        let bytes = CLAIM_BYTES + waiters * ID_BYTES;
-        let mut command = self.names.call_for(keys, &scripts::WATCH, ALL_KEYS, bytes);
-        command.arg(self.names.instance(instance));
-        for queue in queues {
-            add_dead_holder(&mut command, queue.take_over.as_ref());
-            command.arg(queue.waiters.len());
-            for id in &queue.waiters {
-                command.arg(id.to_string());
+    fn watch(
+        &self,
+        instance: &str,
+        queues: &[WatchedQueue],
+    ) -> StoreFuture<Vec<Option<QueueState>>> {
+        let keys: Vec<_> = queues.iter().map(|queue| &queue.key).collect();
+        let channel = self.names.instance(instance);
+        let build = |group: &[usize]| {
+            let queues = group.iter().map(|at| &queues[*at]);
+            let waiters: usize = queues.clone().map(|queue| queue.waiters.len()).sum();
+            let (keys, bytes) = (
+                group.iter().map(|at| keys[*at]),
+                CLAIM_BYTES + waiters * ID_BYTES,
+            );
+            let mut command = self.names.call_for(keys, &scripts::WATCH, ALL_KEYS, bytes);
+            command.arg(&channel);
+            for queue in queues {
+                add_dead_holder(&mut command, queue.take_over.as_ref());
+                command.arg(queue.waiters.len());
+                for id in &queue.waiters {
+                    command.arg(id.to_string());
+                }
             }
-        }
-        let expected = queues.len();
-        self.send(StoreCommand::Watch, command, move |value| {
-            let items = reply::array(value).filter(|items| items.len() == expected)?;
-            items.iter().map(reply::queue_state).collect()
-        })
+            command
+        };
+        self.send_about_each(StoreCommand::Watch, &keys, build, reply::queue_state)
     }
 
     fn send_message(&self, instance: &str, message: Message) -> StoreFuture<bool> {
+        let channel = self.names.instance(instance);
         let mut command = cmd("PUBLISH");
-        command
-            .arg(self.names.instance(instance))
-            .arg(message.to_string());
-        self.send(StoreCommand::SendMessage, command, |value| match value {
-            Value::Int(receivers) => Some(*receivers > 0),
-            _ => None,
-        })
+        command.arg(&channel).arg(message.to_string());
+        self.send(
+            StoreCommand::SendMessage,
+            &channel,
+            command,
+            |value| match value {
+                Value::Int(receivers) => Some(*receivers > 0),
+                _ => None,
+            },
+        )
     }
 
-    fn scan(&self, space: &Keyspace, from: Option<u64>, count: usize) -> StoreFuture<ScanPage> {
+    fn scan(
+        &self,
+        space: &Keyspace,
+        from: Option<ScanCursor>,
+        count: usize,
+    ) -> StoreFuture<ScanPage> {
+        let ScanCursor { server, position } = from.unwrap_or_default();
         let mut command = cmd("SCAN");
-        command.arg(from.unwrap_or_default());
+        command.arg(position);
         command.arg("MATCH").arg(space.glob());
         command.arg("COUNT").arg(count).arg("TYPE").arg("string");
-        let (space, names) = (space.clone(), self.names.clone());
-        self.send(StoreCommand::Scan, command, move |value| {
-            reply::scan_page(value, |key| {
-                space.contains(key) && !names.is_beside_locks(key)
-            })
+        let (space, names, routes) = (space.clone(), self.names.clone(), self.routes.clone());
+        Box::pin(async move {
+            let Some(value) = routes.send_to(server, StoreCommand::Scan, &command).await? else {
+                return Ok(ScanPage::default());
+            };
+            let is_lock = |key: &str| space.contains(key) && !names.is_beside_locks(key);
+            let page = reply::scan_page(&value, is_lock);
+            let (keys, position) = page.ok_or_else(|| routes.unreadable(&value))?;
+            let next = match position {
+                // The next server, if there is one.
+                0 if routes.has_server(server + 1) => Some((server + 1, 0)),
+                0 => None,
+                position => Some((server, position)),
+            };
+            let next = next.map(|(server, position)| ScanCursor { server, position });
+            Ok(ScanPage { keys, next })
         })
     }
 
     fn inspect(&self, keys: &[SessionKey], with_queue: bool) -> StoreFuture<Vec<LockInfo>> {
-        let expected = keys.len();
-        let mut command = self
-            .names
-            .call_for(keys.iter(), &scripts::INSPECT, ALL_KEYS, 0);
-        command.arg(if with_queue { MAX_LISTED } else { 0 });
-        self.send(StoreCommand::Inspect, command, move |value| {
-            reply::lock_infos(value, expected)
+        let keys: Vec<_> = keys.iter().collect();
+        let build = |group: &[usize]| {
+            let keys = group.iter().map(|at| keys[*at]);
+            let mut command = self.names.call_for(keys, &scripts::INSPECT, ALL_KEYS, 0);
+            command.arg(if with_queue { MAX_LISTED } else { 0 });
+            command
+        };
+        let routes = self.routes.clone();
+        let sent = self.send_about_each(StoreCommand::Inspect, &keys, build, reply::lock_info);
+        Box::pin(async move {
+            let infos = sent.await?.into_iter().collect::<Option<_>>();
+            infos.ok_or_else(|| routes.not_sent("one of its servers doesn't answer"))
         })
     }
 
@@ -305,11 +391,16 @@ impl Store for RedisStore {
             .arg(holder.as_str())
             .arg(channel.unwrap_or_default())
             .arg(id.unwrap_or_default());
-        self.send(StoreCommand::ForceRelease, command, |value| match value {
-            Value::Nil => Some(None),
-            Value::Int(fence) => Some(Some(Fence(fence.unsigned_abs()))),
-            _ => None,
-        })
+        self.send(
+            StoreCommand::ForceRelease,
+            key.as_str(),
+            command,
+            |value| match value {
+                Value::Nil => Some(None),
+                Value::Int(fence) => Some(Some(Fence(fence.unsigned_abs()))),
+                _ => None,
+            },
+        )
     }
 
     fn heartbeat(
@@ -325,12 +416,17 @@ impl Store for RedisStore {
             .arg(epoch.to_string())
             .arg(millis(ttl))
             .arg(u8::from(take_name));
-        let sent = self.send(StoreCommand::Heartbeat, command, |value| match value {
-            Value::Int(0) => Some(HeartbeatReply::NameTaken),
-            Value::Int(1) => Some(HeartbeatReply::Renewed),
-            Value::Int(2) => Some(HeartbeatReply::Registered),
-            _ => None,
-        });
+        let sent = self.send(
+            StoreCommand::Heartbeat,
+            &key,
+            command,
+            |value| match value {
+                Value::Int(0) => Some(HeartbeatReply::NameTaken),
+                Value::Int(1) => Some(HeartbeatReply::Renewed),
+                Value::Int(2) => Some(HeartbeatReply::Registered),
+                _ => None,
+            },
+        );
         Box::pin(async move {
             let named = |error| access::name_denied(error, &format!("GET, SET and PEXPIRE {key}"));
             sent.await.map_err(named)
@@ -341,33 +437,38 @@ impl Store for RedisStore {
         let key = self.names.instance(instance);
         let mut command = scripts::UNREGISTER.call([&*key].into_iter(), CLAIM_BYTES);
         command.arg(epoch.to_string());
-        self.send(StoreCommand::Unregister, command, |_| Some(()))
+        self.send(StoreCommand::Unregister, &key, command, |_| Some(()))
     }
 
     fn liveness(&self, instance: &str) -> StoreFuture<Option<InstanceLiveness>> {
         let key = self.names.instance(instance);
         let command = scripts::LIVENESS.call([&*key].into_iter(), 0);
-        self.send(StoreCommand::Liveness, command, reply::liveness)
+        self.send(StoreCommand::Liveness, &key, command, reply::liveness)
     }
 
     fn check_access(&self, key: &SessionKey) -> StoreFuture<()> {
         let attempts = AccessAttempt::all(self.names.session(key), self.instance.as_ref());
-        let (connection, channel) = (Arc::clone(&self.connection), self.instance.clone());
+        let (routes, channel) = (self.routes.clone(), self.instance.clone());
+        let key = key.clone();
         Box::pin(async move {
             // An error of the connection is about none of the attempts. It may be about the channel, to which
             // each new connection subscribes.
-            let sent = connection.send(StoreCommand::CheckAccess, || cmd("TIME"));
+            let time = cmd("TIME");
+            let sent = routes.send(key.as_str(), StoreCommand::CheckAccess, |_| {
+                Cow::Borrowed(&time)
+            });
             sent.await.map_err(|error| match &channel {
                 Some(channel) if access::is_channel_denied(&error) => {
                     access::name_denied(error, &format!("SUBSCRIBE {channel}"))
                 }
                 _ => error,
             })?;
-            for AccessAttempt { command, text } in attempts {
-                let sent = connection.exchange(StoreCommand::CheckAccess, || command);
+            for AccessAttempt { command, key, text } in attempts {
+                let sent =
+                    routes.exchange(&key, StoreCommand::CheckAccess, |_| Cow::Borrowed(&command));
                 let denied = |error| AccessAttempt::denied(&text, error);
                 if let Some(error) = sent.await.err().and_then(denied) {
-                    connection.count_failure();
+                    routes.count_failure();
                     return Err(error);
                 }
             }

@@ -128,7 +128,7 @@ impl TestLock<'_> {
         self.step("taken", store.acquire(holder, &request), granted)
             .await?;
         let extended = store.extend(std::slice::from_ref(holder));
-        self.step("extended", extended, |kept| **kept == [true])
+        self.step("extended", extended, |kept| **kept == [Some(true)])
             .await?;
         let mut queue = QueueOptions {
             ticket: None,
@@ -148,9 +148,11 @@ impl TestLock<'_> {
         };
         let name = self.instance.name();
         let watched = store.watch(name, &[watched]);
-        self.step("waited for", watched, |states| {
-            states.first().is_some_and(|state| state.present == 1)
-        })
+        self.step(
+            "waited for",
+            watched,
+            |states| matches!(&**states, [Some(state)] if state.present == 1),
+        )
         .await?;
         let sent = store.send_message(name, Message::Granted(waiter.id));
         self.step("offered on the instance's channel", sent, |_| true)

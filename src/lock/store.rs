@@ -6,7 +6,9 @@
 
 use std::fmt;
 use std::future::{Future, ready};
+use std::num::ParseIntError;
 use std::pin::Pin;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -116,14 +118,23 @@ pub enum HeartbeatReply {
     NameTaken,
 }
 
+/// A place in a scan of all keys: which server, and the position there. Zeros: the beginning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScanCursor {
+    /// The index of the server.
+    pub server: usize,
+    /// The server's own cursor.
+    pub position: u64,
+}
+
 /// One page of session keys in a store.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScanPage {
     /// Keys that may be locks. A key that exists during the whole scan is on at least one page, and may
     /// be on several.
     pub keys: Vec<SessionKey>,
     /// The cursor of the next page; `None`: this is the last page.
-    pub next: Option<u64>,
+    pub next: Option<ScanCursor>,
 }
 
 /// One lock as an operator sees it.
@@ -240,12 +251,13 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// The ticket that a turn which arrived at this moment would have got, as well as that can be told
     /// without asking; `None`: not at all.
-    fn ticket_at(&self, _arrived: Instant) -> Option<Ticket> {
+    fn ticket_at(&self, _key: &SessionKey, _arrived: Instant) -> Option<Ticket> {
         None
     }
 
-    /// Starts a new lease for each lock; `false` for a lock that the claim no longer holds.
-    fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<bool>>;
+    /// Starts a new lease for each lock; `false` for a lock that the claim no longer holds, `None` if the server that
+    /// has the lock did not answer. It is an error if none answered.
+    fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<Option<bool>>>;
 
     /// Frees the lock and offers it to the first waiter; `false` if the claim did not hold it.
     fn release(&self, claim: &Claim) -> StoreFuture<bool>;
@@ -255,16 +267,26 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn withdraw(&self, claim: &Claim) -> StoreFuture<Withdrawal>;
 
     /// Marks the instance's waiters in these queues as alive, and offers each lock that is free, or
-    /// whose holder is known to be dead, to the first waiter.
-    fn watch(&self, instance: &str, queues: &[WatchedQueue]) -> StoreFuture<Vec<QueueState>>;
+    /// whose holder is known to be dead, to the first waiter. `None` for a queue whose server did not answer; it is
+    /// an error if none answered.
+    fn watch(
+        &self,
+        instance: &str,
+        queues: &[WatchedQueue],
+    ) -> StoreFuture<Vec<Option<QueueState>>>;
 
     /// Sends another instance a message about one of its claims. The message may get lost. `false`: nobody was
-    /// seen to receive it. In a Redis Cluster, the instance may still have received it.
+    /// seen to receive it.
     fn send_message(&self, instance: &str, message: Message) -> StoreFuture<bool>;
 
     /// Lists about `count` keys that may be locks, from the cursor of an earlier page on. Changes
     /// nothing.
-    fn scan(&self, space: &Keyspace, from: Option<u64>, count: usize) -> StoreFuture<ScanPage>;
+    fn scan(
+        &self,
+        space: &Keyspace,
+        from: Option<ScanCursor>,
+        count: usize,
+    ) -> StoreFuture<ScanPage>;
 
     /// Reads these locks, and their waiters if `with_queue` is set. Changes nothing.
     fn inspect(&self, keys: &[SessionKey], with_queue: bool) -> StoreFuture<Vec<LockInfo>>;
@@ -307,6 +329,30 @@ pub const OFFER_TTL: Duration = Duration::from_secs(3);
 
 /// How long the store keeps a queue that no instance watches. By then all its waiters have timed out.
 pub const QUEUE_TTL: Duration = Duration::from_secs(10);
+
+// === impl ScanCursor ===
+
+impl fmt::Display for ScanCursor {
+    /// The position, behind the index of the server and a dot unless it is the first one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.server {
+            0 => write!(f, "{}", self.position),
+            server => write!(f, "{server}.{}", self.position),
+        }
+    }
+}
+
+impl FromStr for ScanCursor {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (server, position) = text.split_once('.').unwrap_or(("0", text));
+        Ok(Self {
+            server: server.parse()?,
+            position: position.parse()?,
+        })
+    }
+}
 
 // === impl StoreError ===
 

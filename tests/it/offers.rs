@@ -10,8 +10,8 @@ use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
     AcquireError, AcquireReply, AcquireRequest, CallChain, Claim, ClaimIssuer, Dispatcher, Epoch,
     Fallback, Fence, HeartbeatReply, Instance, InstanceLiveness, LockGuard, LockHolder, LockInfo,
-    LockLoss, LockOptions, Locks, Message, OFFER_TTL, QueueOptions, QueueState, ScanPage, Store,
-    StoreFuture, StoreHealth, WatchedQueue, Withdrawal,
+    LockLoss, LockOptions, Locks, Message, OFFER_TTL, QueueOptions, QueueState, ScanCursor,
+    ScanPage, Store, StoreFuture, StoreHealth, WatchedQueue, Withdrawal,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -89,7 +89,7 @@ impl Store for Slow {
         })
     }
 
-    fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<bool>> {
+    fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<Option<bool>>> {
         self.inner.extend(claims)
     }
 
@@ -101,7 +101,11 @@ impl Store for Slow {
         self.inner.withdraw(claim)
     }
 
-    fn watch(&self, instance: &str, queues: &[WatchedQueue]) -> StoreFuture<Vec<QueueState>> {
+    fn watch(
+        &self,
+        instance: &str,
+        queues: &[WatchedQueue],
+    ) -> StoreFuture<Vec<Option<QueueState>>> {
         self.inner.watch(instance, queues)
     }
 
@@ -111,7 +115,12 @@ impl Store for Slow {
         sent
     }
 
-    fn scan(&self, space: &Keyspace, from: Option<u64>, about: usize) -> StoreFuture<ScanPage> {
+    fn scan(
+        &self,
+        space: &Keyspace,
+        from: Option<ScanCursor>,
+        about: usize,
+    ) -> StoreFuture<ScanPage> {
         self.inner.scan(space, from, about)
     }
 

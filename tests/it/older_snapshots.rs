@@ -87,7 +87,8 @@ async fn a_turn_that_asks_while_its_replica_connects_begins_no_earlier() {
     let network = FaultProxy::start(bench.redis.addr()).await;
     let slow = format!("redis://{}/0", network.addr());
     let slow = App::start(&bench.backend.url(), &slow, "", CHAT);
-    let other = bench.replica("", "");
+    // The attempt to connect has to outlast the silence of the network.
+    let other = bench.replica("timeout = \"10s\"\n", "");
     turn(other.addr(), "warm", "plain:x").await;
     // The snapshot must not have this turn's lock, which nobody would release after the restart.
     bench.wait_until_no_keys().await;

@@ -12,8 +12,8 @@ use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::redis::{RedisAddress, RedisStore};
 use seriatim::lock::{
     AcquireReply, AcquireRequest, Claim, ClaimId, ClaimIssuer, DeadHolder, Epoch, Fence,
-    LockHolder, Message, MessageHandler, QUEUE_TTL, QueueOptions, Store, Ticket, WAITER_TIMEOUT,
-    WatchedQueue,
+    LockHolder, Message, MessageHandler, QUEUE_TTL, QueueOptions, Store, StoreError, Ticket,
+    WAITER_TIMEOUT, WatchedQueue,
 };
 use tokio::time::{Instant, sleep};
 
@@ -113,6 +113,13 @@ pub(crate) const INTERRUPTING: QueueOptions = QueueOptions {
     interrupts: true,
     ..PATIENT
 };
+
+/// What the store replied about each of several sessions.
+fn all<T>(reply: Result<Vec<Option<T>>, StoreError>) -> Vec<T> {
+    let each = reply.expect("the store answers").into_iter();
+    each.map(|one| one.expect("the session's server answers"))
+        .collect()
+}
 
 // === impl Recorder ===
 
@@ -245,7 +252,7 @@ impl StoreSetup {
 
     async fn extend(&self, claims: &[Arc<Claim>]) -> Vec<bool> {
         let store = self.store(0);
-        store.extend(claims).await.expect("the store answers")
+        all(store.extend(claims).await)
     }
 
     // --- the queue of KEY ---
@@ -328,7 +335,7 @@ impl StoreSetup {
             .store
             .watch(instance.issuer.instance(), &queues)
             .await;
-        let [found] = &found.expect("the store answers")[..] else {
+        let [found] = &all(found)[..] else {
             panic!("one reply for one queue");
         };
         let is_own =

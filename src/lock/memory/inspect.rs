@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::MemoryState;
 use super::session::{MemoryCommand, SessionState};
 use crate::key::{Keyspace, SessionKey};
-use crate::lock::{Fence, LockHolder, LockInfo, Message, ScanPage};
+use crate::lock::{Fence, LockHolder, LockInfo, Message, ScanCursor, ScanPage};
 
 // === impl MemoryState ===
 
@@ -41,13 +41,14 @@ impl MemoryState {
 
 /// A page of about `count` keys after the cursor `from`, in an order that doesn't change while keys
 /// come and go: the order of their hashes.
-pub(super) fn page(keys: Vec<SessionKey>, from: Option<u64>, count: usize) -> ScanPage {
+pub(super) fn page(keys: Vec<SessionKey>, from: Option<ScanCursor>, count: usize) -> ScanPage {
     let hash = |key: &SessionKey| {
         // Not a randomly seeded hasher: the order has to be the same for every page.
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         hasher.finish()
     };
+    let from = from.map(|from| from.position);
     let hashed = keys.into_iter().map(|key| (hash(&key), key));
     let mut hashed: Vec<_> = hashed.filter(|(hash, _)| Some(*hash) > from).collect();
     hashed.sort_unstable_by_key(|(hash, _)| *hash);
@@ -59,7 +60,10 @@ pub(super) fn page(keys: Vec<SessionKey>, from: Option<u64>, count: usize) -> Sc
     hashed.truncate(end);
     ScanPage {
         keys: hashed.into_iter().map(|(_, key)| key).collect(),
-        next,
+        next: next.map(|position| ScanCursor {
+            server: 0,
+            position,
+        }),
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::{ForcedRelease, InterruptResult};
 use crate::key::{Keyspace, SessionIds, SessionKey};
-use crate::lock::{HolderDetails, LockInfo, millis};
+use crate::lock::{HolderDetails, LockInfo, ScanCursor, millis};
 
 /// One page of locks.
 #[derive(Clone, Debug, Serialize)]
@@ -16,7 +16,7 @@ pub struct LockPage {
     pub locks: Vec<LockRow>,
     /// The cursor of the next page; `None`: this is the last page.
     #[serde(serialize_with = "as_text")]
-    pub next: Option<u64>,
+    pub next: Option<ScanCursor>,
 }
 
 /// A lock that is held.
@@ -106,7 +106,7 @@ impl Serialize for InterruptResult {
 // === impl LockPage ===
 
 /// Serializes a cursor as text, because it may be larger than a JavaScript number can be.
-fn as_text<S: Serializer>(next: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+fn as_text<S: Serializer>(next: &Option<ScanCursor>, serializer: S) -> Result<S::Ok, S::Error> {
     next.map(|next| next.to_string()).serialize(serializer)
 }
 

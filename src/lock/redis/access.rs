@@ -12,6 +12,8 @@ use crate::lock::StoreError;
 /// A command that is allowed or denied, and its text for the error.
 pub(super) struct AccessAttempt {
     pub(super) command: Cmd,
+    /// The key that the command is about.
+    pub(super) key: String,
     pub(super) text: String,
 }
 
@@ -50,7 +52,8 @@ impl AccessAttempt {
             let mut command = cmd(name);
             command.arg(key).arg(arguments);
             let text = [name, " ", key].concat();
-            Self { command, text }
+            let key = key.clone();
+            Self { command, key, text }
         })
         .collect()
     }

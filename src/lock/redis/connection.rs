@@ -8,6 +8,7 @@
 //! is given up. No command is sent twice: whether a command without a reply was executed is for the
 //! caller to find out.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::pending;
 use std::ops::Range;
@@ -24,11 +25,14 @@ use tokio_util::task::AbortOnDropHandle;
 use super::address::RedisAddress;
 use super::clock::RedisClock;
 use super::command::StoreCommand;
-use super::error::{is_not_writable, not_executed, not_sent, server_error};
+use super::error::{
+    Redirection, is_not_writable, not_executed, not_sent, redirection, server_error, unreadable,
+};
 use super::login::{self, NodeConnection};
 use super::node::{NodeRole, RedisNode};
 use super::reauth::LoginKeeper;
 use super::scripts;
+use super::sentinel::MasterWatch;
 use crate::lock::{MessageHandler, StoreError};
 use crate::metrics::DurationRecorder;
 use crate::redact;
@@ -38,19 +42,43 @@ pub(super) struct RedisConnection {
     state: watch::Receiver<LinkState>,
     reports: mpsc::UnboundedSender<LinkReport>,
     address: RedisAddress,
-    node: RedisNode,
+    /// The server or the Sentinels, for errors.
+    label: Arc<str>,
     clock: Arc<RedisClock>,
     /// One recorder for each command.
     times: [DurationRecorder; StoreCommand::COUNT],
-    /// The number of the current connection, which is set before the first command goes over it.
-    number: Arc<AtomicU64>,
     _task: AbortOnDropHandle<()>,
 }
 
 /// Who receives the messages on a channel.
+#[derive(Clone)]
 pub(super) struct ChannelListener {
-    pub(super) channel: String,
+    pub(super) channel: Arc<str>,
     pub(super) handler: Arc<dyn MessageHandler>,
+}
+
+/// To which server a connection goes.
+#[derive(Clone)]
+pub(super) enum LinkTarget {
+    /// Always to this one.
+    Fixed(RedisNode, NodeRole),
+    /// To the master that the Sentinels name, and to the next one when they name another.
+    Master(MasterWatch),
+}
+
+/// The numbers of connections, in the order of their attempts. Several connections may share them.
+#[derive(Debug, Default)]
+pub(super) struct LinkNumbers {
+    last: AtomicU64,
+    /// The highest number of a connection that was usable.
+    published: AtomicU64,
+}
+
+/// Why a command has no reply.
+pub(super) struct LinkError {
+    pub(super) error: StoreError,
+    /// Where to send the command, which was not executed; `None`: nowhere else.
+    pub(super) redirection: Option<Redirection>,
 }
 
 #[derive(Clone)]
@@ -90,19 +118,22 @@ impl RedisConnection {
     /// Outside of a tokio runtime.
     pub(super) fn connect(
         address: &RedisAddress,
-        node: RedisNode,
-        role: NodeRole,
+        target: LinkTarget,
         listener: Option<ChannelListener>,
+        numbers: Arc<LinkNumbers>,
     ) -> Self {
         let (state_sender, state) = watch::channel(LinkState::Connecting);
         let (reports, inbox) = mpsc::unbounded_channel();
-        let number = Arc::<AtomicU64>::default();
         let clock = Arc::new(RedisClock::new());
+        let label = match &target {
+            LinkTarget::Fixed(node, _) => Arc::clone(&node.label),
+            LinkTarget::Master(_) => Arc::clone(&address.label),
+        };
         let keeper = ConnectionKeeper {
             address: address.clone(),
-            node: node.clone(),
-            role,
-            published: Arc::clone(&number),
+            label: Arc::clone(&label),
+            target,
+            numbers,
             clock: Arc::clone(&clock),
             listener,
             state: state_sender,
@@ -114,22 +145,11 @@ impl RedisConnection {
             state,
             reports,
             times: StoreCommand::recorders(&address.metrics),
-            number,
             address: address.clone(),
-            node,
+            label,
             clock,
             _task: AbortOnDropHandle::new(task),
         }
-    }
-
-    /// The number of the current connection, or of the last one; 0 before the first.
-    pub(super) fn number(&self) -> u64 {
-        self.number.load(Ordering::Acquire)
-    }
-
-    /// When this process last found another server at the address; `None`: never.
-    pub(super) fn server_changes(&self) -> watch::Receiver<Option<Instant>> {
-        self.address.server.changes()
     }
 
     /// The clock of the server, as the connection's replies tell it.
@@ -137,62 +157,40 @@ impl RedisConnection {
         &self.clock
     }
 
-    /// The timeout of one command, including the wait for a connection.
-    pub(super) fn timeout(&self) -> Duration {
-        self.address.timeout
-    }
-
-    /// Sends the command that `build` makes as soon as there is a connection, and gives its reply.
-    /// Dropping the future does not cancel the command.
+    /// Sends the command that `build` makes as soon as there is a connection, and gives its reply. `is_asking`: the
+    /// command follows `ASKING`. Dropping the future does not cancel the command.
     ///
     /// # Errors
-    /// When the store can't be reached, doesn't reply in time, or replies with an error.
-    pub(super) async fn send(
+    /// When the server can't be reached, doesn't reply until `give_up`, or replies with an error.
+    pub(super) async fn exchange<'c>(
         &self,
         command: StoreCommand,
-        build: impl FnOnce() -> Cmd,
-    ) -> Result<Value, StoreError> {
-        let reply = self.exchange(command, build).await;
-        if reply.is_err() {
-            self.count_failure();
-        }
-        reply
-    }
-
-    /// Counts a command that failed.
-    pub(super) fn count_failure(&self) {
-        self.address.metrics.store_failed();
-    }
-
-    /// Like [`RedisConnection::send`], but counts no failure.
-    ///
-    /// # Errors
-    /// As [`RedisConnection::send`].
-    pub(super) async fn exchange(
-        &self,
-        command: StoreCommand,
-        build: impl FnOnce() -> Cmd,
-    ) -> Result<Value, StoreError> {
+        build: impl FnOnce(&RedisClock) -> Cow<'c, Cmd>,
+        is_asking: bool,
+        give_up: Instant,
+    ) -> Result<Value, LinkError> {
         let began = Instant::now();
-        let give_up = began + self.timeout();
         let mut up = self.up(give_up).await?;
         let _timed = TimedCommand {
             began,
             recorder: &self.times[command as usize],
         };
-        let command = build();
+        let command = build(&self.clock);
         loop {
-            let sent = up.connection.send_packed_command(&command);
-            let reply = match timeout_at(give_up, sent).await {
-                Ok(reply) => reply.and_then(Value::extract_error),
+            let sent = async {
+                let sent = match is_asking {
+                    false => up.connection.send_packed_command(&command).await,
+                    true => send_asking(&mut up.connection, &command).await,
+                };
+                sent.and_then(Value::extract_error)
+            };
+            let error = match timeout_at(give_up, sent).await {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(error)) => error,
                 Err(_) => {
                     self.give_up(up.number, "a command got no reply");
-                    return Err(self.timed_out());
+                    return Err(self.timed_out().into());
                 }
-            };
-            let error = match reply {
-                Ok(value) => return Ok(value),
-                Err(error) => error,
             };
             // After `SCRIPT FLUSH`, or a restart.
             if error.code() == Some("NOSCRIPT") {
@@ -204,34 +202,31 @@ impl RedisConnection {
                 let reason = reason.as_deref().unwrap_or("the connection broke");
                 self.give_up(up.number, reason);
             }
-            return Err(match reason {
-                Some(_) => not_executed(&self.node.label, &error),
+            let redirection = redirection(&error);
+            let error = match reason {
+                Some(_) => not_executed(&self.label, &error),
                 None => StoreError::Unreachable {
-                    store: Arc::clone(&self.node.label),
+                    store: Arc::clone(&self.label),
                     reason: error.to_string().into(),
                 },
-            });
+            };
+            return Err(LinkError { error, redirection });
         }
     }
 
     /// The error for a reply that can't be parsed. Logs the reply, unless ids are hidden.
     pub(super) fn unreadable(&self, reply: &Value) -> StoreError {
-        if !redact::is_enabled() {
-            tracing::debug!(?reply, "reply from the store can't be parsed");
-        }
-        let store = Arc::clone(&self.node.label);
-        StoreError::Unreadable { store }
+        unreadable(&self.label, reply)
     }
 
-    /// The error for a command that was not sent, or not executed because it was late.
-    pub(super) fn not_sent(&self, reason: &str) -> StoreError {
-        not_sent(&self.node.label, reason)
+    fn not_sent(&self, reason: &str) -> StoreError {
+        not_sent(&self.label, reason)
     }
 
     fn timed_out(&self) -> StoreError {
         StoreError::TimedOut {
-            store: Arc::clone(&self.node.label),
-            timeout: self.timeout(),
+            store: Arc::clone(&self.label),
+            timeout: self.address.timeout,
         }
     }
 
@@ -263,7 +258,7 @@ impl RedisConnection {
         match timeout_at(give_up, loaded).await {
             Ok(Ok(())) => Ok(()),
             // The command that needs the scripts was not executed.
-            Ok(Err(error)) => Err(not_executed(&self.node.label, &error)),
+            Ok(Err(error)) => Err(not_executed(&self.label, &error)),
             Err(_) => Err(self.timed_out()),
         }
     }
@@ -292,9 +287,26 @@ impl Drop for TimedCommand<'_> {
 impl fmt::Debug for RedisConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisConnection")
-            .field("store", &self.node.label)
+            .field("store", &self.label)
             .finish_non_exhaustive()
     }
+}
+
+impl From<StoreError> for LinkError {
+    fn from(error: StoreError) -> Self {
+        Self {
+            error,
+            redirection: None,
+        }
+    }
+}
+
+/// Sends a command that a cluster's node executes although it does not own the slot yet.
+async fn send_asking(connection: &mut MultiplexedConnection, command: &Cmd) -> RedisResult<Value> {
+    let mut both = redis::pipe();
+    both.cmd("ASKING").add_command(command.clone());
+    let mut replies = connection.send_packed_commands(&both, 1, 1).await?;
+    Ok(replies.pop().unwrap_or(Value::Nil))
 }
 
 /// Keeps the connection logged in. Resolves with the reason when the connection has to be given up.
@@ -305,20 +317,50 @@ async fn keep_login(login: Option<LoginKeeper>, connection: MultiplexedConnectio
     }
 }
 
+// === impl LinkNumbers ===
+
+impl LinkNumbers {
+    /// The highest number of a connection that was usable, which is set before the first command goes over it; 0
+    /// before the first connection.
+    pub(super) fn published(&self) -> u64 {
+        self.published.load(Ordering::Acquire)
+    }
+}
+
+// === impl LinkTarget ===
+
+impl LinkTarget {
+    /// The server to connect to now. Cancel-safe.
+    async fn server(&self) -> Result<(RedisNode, NodeRole), StoreError> {
+        match self {
+            Self::Fixed(node, role) => Ok((node.clone(), *role)),
+            Self::Master(watch) => Ok((watch.master().await?, NodeRole::Master)),
+        }
+    }
+
+    /// Waits until another server than this one is the target. Cancel-safe.
+    async fn is_no_longer(&self, node: &RedisNode) {
+        match self {
+            Self::Fixed(..) => pending().await,
+            Self::Master(watch) => watch.is_no_longer(node).await,
+        }
+    }
+}
+
 // === the task ===
 
 struct ConnectionKeeper {
     address: RedisAddress,
-    node: RedisNode,
-    role: NodeRole,
+    /// The server or the Sentinels, for errors.
+    label: Arc<str>,
+    target: LinkTarget,
     clock: Arc<RedisClock>,
     listener: Option<ChannelListener>,
     state: watch::Sender<LinkState>,
     inbox: mpsc::UnboundedReceiver<LinkReport>,
     /// The number of the current connection, or of the current attempt.
     number: u64,
-    /// The number of the last connection that was usable.
-    published: Arc<AtomicU64>,
+    numbers: Arc<LinkNumbers>,
 }
 
 impl ConnectionKeeper {
@@ -326,33 +368,35 @@ impl ConnectionKeeper {
         let mut pause = RECONNECT_PAUSE.start;
         let mut is_down = false;
         loop {
-            self.number += 1;
+            self.number = self.numbers.last.fetch_add(1, Ordering::Relaxed) + 1;
             let give_up = Instant::now() + self.address.timeout;
             match timeout_at(give_up, self.open(&reports, give_up)).await {
-                Ok(Ok(opened)) => {
+                Ok(Ok((node, opened))) => {
                     let NodeConnection {
                         connection,
                         driver,
                         keeper,
                     } = opened;
                     if is_down {
-                        tracing::info!(store = %self.node.label, "store usable again");
+                        tracing::info!(store = %self.label, "store usable again");
                     }
                     (pause, is_down) = (RECONNECT_PAUSE.start, false);
                     let number = self.number;
                     let kept = keep_login(keeper, connection.clone());
-                    self.published.store(number, Ordering::Release);
+                    self.numbers.published.fetch_max(number, Ordering::AcqRel);
                     self.state
                         .send_replace(LinkState::Up(LinkConnected { connection, number }));
                     self.address.health.set(true);
                     if let Some(listener) = &self.listener {
                         listener.handler.on_reconnect();
                     }
+                    let target = self.target.clone();
                     let reason = tokio::select! {
                         reason = self.lost() => reason,
                         reason = kept => reason,
+                        () = target.is_no_longer(&node) => "another server is the master".into(),
                     };
-                    tracing::debug!(store = %self.node.label, %reason, "reconnecting to the store");
+                    tracing::debug!(store = %self.label, %reason, "reconnecting to the store");
                     self.state.send_replace(LinkState::Connecting);
                     // Replies that are on their way may still arrive, for as long as a caller waits.
                     let limit = self.address.timeout;
@@ -364,7 +408,7 @@ impl ConnectionKeeper {
                 }
                 Ok(Err(error)) => self.failed(error, &mut is_down),
                 Err(_) => {
-                    let error = not_sent(&self.node.label, "no reply while connecting");
+                    let error = not_sent(&self.label, "no reply while connecting");
                     self.failed(error, &mut is_down);
                 }
             }
@@ -382,29 +426,47 @@ impl ConnectionKeeper {
         self.state.send_replace(LinkState::Down(error));
     }
 
-    /// Connects, logs in, and prepares the connection. All of this ends at `give_up`.
+    /// Connects, logs in, and prepares the connection. All of this ends at `give_up`, or when another server becomes
+    /// the target.
     async fn open(
         &self,
         reports: &mpsc::UnboundedSender<LinkReport>,
         give_up: Instant,
-    ) -> Result<NodeConnection, StoreError> {
+    ) -> Result<(RedisNode, NodeConnection), StoreError> {
+        let (node, role) = self.target.server().await?;
         let (reports, number) = (reports.clone(), self.number);
         let on_push = move |info| reports.send(LinkReport::Pushed { number, info }).is_ok();
-        let mut opened =
-            login::open(&self.address, &self.node, self.role, on_push, give_up).await?;
-        let prepared = self.prepare(&mut opened.connection).await;
-        prepared.map_err(|error| not_executed(&self.node.label, &error))?;
-        Ok(opened)
+        let opening = async {
+            let mut opened = login::open(&self.address, &node, role, on_push, give_up).await?;
+            let prepared = self.prepare(role, &node, &mut opened.connection).await;
+            prepared.map_err(|error| not_executed(&node.label, &error))?;
+            Ok(opened)
+        };
+        tokio::select! {
+            opened = opening => opened.map(|opened| (node.clone(), opened)),
+            () = self.target.is_no_longer(&node) => {
+                Err(not_sent(&node.label, "another server is the master"))
+            }
+        }
     }
 
     /// Loads the scripts over a new connection, notes the server, subscribes to the channel, and reads Redis's
     /// time.
-    async fn prepare(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+    async fn prepare(
+        &self,
+        role: NodeRole,
+        node: &RedisNode,
+        connection: &mut MultiplexedConnection,
+    ) -> RedisResult<()> {
         scripts::load().exec_async(connection).await?;
-        let (server, label) = (&self.address.server, &self.node.label);
-        server.note(label, connection).await?;
+        let place = match role {
+            // The servers of a cluster have different locks.
+            NodeRole::ClusterNode => &node.label,
+            NodeRole::Single | NodeRole::Master | NodeRole::Sentinel => &self.label,
+        };
+        self.address.server.note(place, connection).await?;
         if let Some(listener) = &self.listener {
-            connection.subscribe(&listener.channel).await?;
+            connection.subscribe(&*listener.channel).await?;
         }
         let time = connection.send_packed_command(&redis::cmd("TIME")).await?;
         self.clock.set_from_reply(&time.extract_error()?)

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use redis::RedisError;
+use redis::{RedisError, Value};
 
 use crate::lock::StoreError;
 use crate::redact;
@@ -80,19 +80,126 @@ pub(super) fn not_sent(store: &Arc<str>, reason: &str) -> StoreError {
     }
 }
 
+/// The error for a reply that can't be parsed. Logs the reply, unless ids are hidden.
+pub(super) fn unreadable(store: &Arc<str>, reply: &Value) -> StoreError {
+    if !redact::is_enabled() {
+        tracing::debug!(?reply, "reply from the store can't be parsed");
+    }
+    StoreError::Unreadable {
+        store: Arc::clone(store),
+    }
+}
+
+/// The error of one server of several, as part of a sentence about all of them.
+pub(super) fn of_server(error: &StoreError) -> String {
+    match error {
+        StoreError::NotSent { store, reason } | StoreError::Unreachable { store, reason } => {
+            format!("{store}: {reason}")
+        }
+        StoreError::Refused { store, reason } => format!("{store} answered: {reason}"),
+        error => error.to_string(),
+    }
+}
+
 /// Whether Redis says that it accepts no writes. Before Redis 7, an error inside a script is in the text of
 /// another error.
 pub(super) fn is_not_writable(error: &RedisError) -> bool {
-    const WORDS: [&str; 4] = ["READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN"];
+    const WORDS: [&str; 3] = ["READONLY", "LOADING", "MASTERDOWN"];
     let text = error.detail().unwrap_or_default();
     WORDS
         .iter()
         .any(|word| error.code() == Some(word) || text.contains(word))
 }
 
+/// Where a cluster has the slot of a command that a node did not execute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Redirection {
+    /// On another node, from now on.
+    Moved(RedirectedTo),
+    /// On another node, for this command only, which has to follow `ASKING` there.
+    Ask(RedirectedTo),
+    /// Nowhere for the moment: the slot is on its way to another node, or the cluster is failing over.
+    Later,
+}
+
+/// The node that a redirection names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RedirectedTo {
+    /// Empty: the host of the node that answered.
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+/// The redirection in an error (Redis Cluster specification, "Redirection and resharding"); `None`: it is another
+/// error.
+pub(super) fn redirection(error: &RedisError) -> Option<Redirection> {
+    redirection_of(error.code()?, error.detail().unwrap_or_default())
+}
+
+fn redirection_of(code: &str, detail: &str) -> Option<Redirection> {
+    let to = || {
+        // `3999 127.0.0.1:6381`
+        let (_, address) = detail.split_once(' ')?;
+        let (host, port) = address.rsplit_once(':')?;
+        Some(RedirectedTo {
+            host: host.to_owned(),
+            port: port.parse().ok()?,
+        })
+    };
+    match code {
+        "MOVED" => to().map(Redirection::Moved),
+        "ASK" => to().map(Redirection::Ask),
+        "TRYAGAIN" | "CLUSTERDOWN" => Some(Redirection::Later),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_redirection_names_its_node() {
+        let to = |host: &str, port| RedirectedTo {
+            host: host.into(),
+            port,
+        };
+        for (code, detail, expected) in [
+            (
+                "MOVED",
+                "3999 10.0.0.1:6381",
+                Some(Redirection::Moved(to("10.0.0.1", 6381))),
+            ),
+            (
+                "MOVED",
+                "3999 :6381",
+                Some(Redirection::Moved(to("", 6381))),
+            ),
+            (
+                "ASK",
+                "3999 ::1:6381",
+                Some(Redirection::Ask(to("::1", 6381))),
+            ),
+            ("MOVED", "3999", None),
+            (
+                "TRYAGAIN",
+                "Multiple keys request during rehashing of slot",
+                Some(Redirection::Later),
+            ),
+            (
+                "CLUSTERDOWN",
+                "The cluster is down",
+                Some(Redirection::Later),
+            ),
+            (
+                "READONLY",
+                "You can't write against a read only replica.",
+                None,
+            ),
+        ] {
+            assert_eq!(redirection_of(code, detail), expected, "{code} {detail}");
+        }
+    }
 
     #[test]
     fn an_error_in_a_script_is_found_in_the_text_of_redis_6() {

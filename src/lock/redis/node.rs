@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use redis::Value;
 
-use super::reply::text;
+use super::reply::pairs;
 use super::url::RedisEndpoint;
 
 /// A server to connect to.
@@ -54,14 +54,10 @@ impl ServerHello {
     /// Reads the reply of HELLO. What a server leaves out is not known.
     pub(super) fn from_reply(reply: &Value) -> Self {
         let mut hello = Self::default();
-        let Value::Map(entries) = reply else {
-            return hello;
-        };
-        for (name, value) in entries {
-            let value = text(value).unwrap_or_default();
-            match text(name) {
-                Some("mode") => hello.mode = value.into(),
-                Some("role") => hello.role = value.into(),
+        for (name, value) in pairs(reply) {
+            match name {
+                "mode" => hello.mode = value.into(),
+                "role" => hello.role = value.into(),
                 _ => {}
             }
         }

@@ -6,7 +6,7 @@ use redis::Value;
 
 use crate::key::SessionKey;
 use crate::lock::{
-    AcquireReply, Fence, InstanceLiveness, LockHolder, LockInfo, QueueState, ScanPage, Ticket,
+    AcquireReply, Fence, InstanceLiveness, LockHolder, LockInfo, QueueState, Ticket,
 };
 
 /// The holder of a lock whose value can't be shown: it isn't UTF-8, or the key isn't a string. Another program
@@ -79,8 +79,11 @@ pub(super) fn liveness(value: &Value) -> Option<Option<InstanceLiveness>> {
     }))
 }
 
-/// The reply of `SCAN`, without the keys that aren't locks.
-pub(super) fn scan_page(value: &Value, is_lock: impl Fn(&str) -> bool) -> Option<ScanPage> {
+/// The reply of `SCAN`: the keys without those that aren't locks, and the next position, 0 at the end.
+pub(super) fn scan_page(
+    value: &Value,
+    is_lock: impl Fn(&str) -> bool,
+) -> Option<(Vec<SessionKey>, u64)> {
     let [next, Value::Array(keys)] = array(value)? else {
         return None;
     };
@@ -90,24 +93,13 @@ pub(super) fn scan_page(value: &Value, is_lock: impl Fn(&str) -> bool) -> Option
         _ => None,
     });
     let keys = keys.filter(|key| is_lock(key));
-    Some(ScanPage {
-        keys: keys.map(SessionKey::literal).collect(),
-        next: (next != 0).then_some(next),
-    })
+    Some((keys.map(SessionKey::literal).collect(), next))
 }
 
-/// The reply of `inspect.lua` about this many locks.
-pub(super) fn lock_infos(value: &Value, expected: usize) -> Option<Vec<LockInfo>> {
-    match array(value)? {
-        [Value::Int(now), locks @ ..] if locks.len() == expected => {
-            locks.iter().map(|lock| lock_info(lock, *now)).collect()
-        }
-        _ => None,
-    }
-}
-
-fn lock_info(value: &Value, now: i64) -> Option<LockInfo> {
+/// The reply of `inspect.lua` about one lock.
+pub(super) fn lock_info(value: &Value) -> Option<LockInfo> {
     let [
+        Value::Int(now),
         holder,
         Value::Int(ttl),
         Value::Int(fence),
@@ -142,10 +134,30 @@ pub(super) fn array(value: &Value) -> Option<&[Value]> {
     }
 }
 
+/// The names and values in a reply: a map, or with RESP2 a list in which they alternate.
+pub(super) fn pairs(value: &Value) -> Vec<(&str, &str)> {
+    let pair = |name, value| Some((text(name)?, text(value)?));
+    match value {
+        Value::Map(entries) => {
+            let entries = entries.iter();
+            entries
+                .filter_map(|(name, value)| pair(name, value))
+                .collect()
+        }
+        Value::Array(items) => {
+            let items = items.chunks_exact(2);
+            items.filter_map(|item| pair(&item[0], &item[1])).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// A text in a reply; [`UNKNOWN_HOLDER`] for one that isn't UTF-8, which another program may have written.
 pub(super) fn text(value: &Value) -> Option<&str> {
     match value {
         Value::BulkString(bytes) => Some(std::str::from_utf8(bytes).unwrap_or(UNKNOWN_HOLDER)),
+        // What servers write for people to read, such as CLUSTER NODES.
+        Value::VerbatimString { text, .. } => Some(text),
         _ => None,
     }
 }

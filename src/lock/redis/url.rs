@@ -1,5 +1,10 @@
-//! The URL of a Redis: `redis://[user[:password]@]host[:port][/database]`, `rediss://` in the same form for
-//! TLS, or `unix://[user[:password]@]/path[?db=database]` for a Unix socket.
+//! The URL of a Redis:
+//!
+//! - one server: `redis://[user[:password]@]host[:port][/database]`
+//! - Sentinels: `redis-sentinel://[user[:password]@]host[:port][,host[:port]...]/master[/database]`
+//! - a cluster: `redis-cluster://[user[:password]@]host[:port][,host[:port]...]`
+//! - the same with TLS: `rediss://`, `rediss-sentinel://`, `rediss-cluster://`
+//! - a Unix socket: `unix://[user[:password]@]/path[?db=database]`
 //!
 //! Invariant: there is one reading of such a URL. `seriatim check` and every connection use this one. Neither
 //! an error nor `Debug` nor `Display` shows the password.
@@ -11,8 +16,16 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
-use thiserror::Error;
 use tokio_rustls::rustls::pki_types::ServerName;
+
+use form::{NODES, SENTINELS, UrlForm, UrlServers};
+
+pub use error::RedisUrlError;
+
+mod error;
+mod form;
+#[cfg(test)]
+mod tests;
 
 /// Where Redis is, and who logs in.
 #[derive(Clone, PartialEq, Eq)]
@@ -57,81 +70,8 @@ pub(super) enum RedisEndpoint {
     Socket(PathBuf),
 }
 
-/// Why a text is not the URL of a Redis. The message contains nothing of the text but its scheme and one
-/// character.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum RedisUrlError {
-    /// The text is neither `memory:` nor the URL of a Redis.
-    #[error(
-        "write \"memory:\", \"redis://host:6379/0\", \"rediss://host:6379/0\" for TLS, or \
-         \"unix:///run/redis.sock\"; other stores are not supported"
-    )]
-    Invalid,
-    /// What follows the user and the password is not a host.
-    #[error(
-        "has no valid host: write a name or an address, as \"{0}host:6379/0\", and an IPv6 address in \
-         brackets"
-    )]
-    Host(&'static str),
-    /// What follows the host is not a port.
-    #[error(
-        "the port must be a number from 0 to 65535: write it after the host, as \"{0}host:6379/0\""
-    )]
-    Port(&'static str),
-    /// What follows the slash is not the number of a database.
-    #[error(
-        "the database must be a number without a sign: write it after the slash, as \"{0}host:6379/0\""
-    )]
-    Database(&'static str),
-    /// There are options behind the database.
-    #[error(
-        "can't have options: write the URL without the `{1}` and what follows, as \"{0}host:6379/0\""
-    )]
-    Options(&'static str, char),
-    /// A `unix://` URL has no absolute path.
-    #[error("write the absolute path of a socket, as \"unix:///run/redis.sock\"")]
-    SocketPath,
-    /// The path is longer than the address of a socket.
-    #[error("the path of a socket has at most 107 bytes: write a shorter one")]
-    LongPath,
-    /// What follows the path of a Unix socket is not the number of a database.
-    #[error(
-        "only the database may follow the path of a socket, as \"unix:///run/redis.sock?db=1\"; write the \
-         user and the password before it, as \"unix://user:password@/run/redis.sock\""
-    )]
-    SocketOptions,
-    /// It has a control character, such as a line break.
-    #[error("has a line break or another control character: write the URL in one line, without it")]
-    Control,
-    /// The user or the password has a character that would end the host in a URL (RFC 3986 §3.2).
-    #[error(
-        "the user or the password has the character `{character}`: write `{encoded}` in its place, or leave \
-         the password out and set password_file"
-    )]
-    Reserved {
-        /// The character.
-        character: char,
-        /// How to write it.
-        encoded: &'static str,
-    },
-    /// The user or the password has percent-encoded bytes that are no text.
-    #[error(
-        "the user or the password is not UTF-8 when its percent-encoding is decoded: write it in UTF-8"
-    )]
-    NotText,
-}
-
-/// How the URL of a Redis without TLS begins.
-const TCP: &str = "redis://";
-
-/// How the URL of a Redis with TLS begins.
-const TLS: &str = "rediss://";
-
 /// The longest path of a Unix socket, in bytes: `sun_path` has 108, one of them for the zero at the end.
 const LONGEST_PATH: usize = 107;
-
-/// The port of a URL that names none.
-const PORT: u16 = 6379;
 
 /// The characters that end the host of a URL, and their percent-encoding.
 const RESERVED: [(char, &str); 3] = [('/', "%2F"), ('?', "%3F"), ('#', "%23")];
@@ -151,32 +91,32 @@ impl RedisUrl {
         if let Some(rest) = text.strip_prefix("unix:") {
             return Self::socket(rest);
         }
-        let scheme = [TCP, TLS].into_iter().find(|one| text.starts_with(one));
-        let scheme = scheme.ok_or(RedisUrlError::Invalid)?;
-        let rest = &text[scheme.len()..];
+        let form = UrlForm::find(text).ok_or_else(|| match form::example_for(text) {
+            Some(example) => RedisUrlError::Scheme(example),
+            None => RedisUrlError::Invalid,
+        })?;
+        let rest = &text[form.scheme.len()..];
         let (credentials, address) = match rest.rsplit_once('@') {
             Some((credentials, address)) => (Some(credentials), address),
             None => (None, rest),
         };
-        if let Some(options) = address.chars().find(|c| matches!(c, '?' | '#')) {
-            return Err(RedisUrlError::Options(scheme, options));
+        let is_list = form.servers != UrlServers::Single;
+        if is_list && credentials.is_some_and(|login| login.contains(['@', ','])) {
+            return Err(RedisUrlError::SeveralLogins(form.example));
         }
-        let (authority, database) = address.split_once('/').unwrap_or((address, ""));
-        let (host, port) = host_and_port(authority, scheme)?;
-        let endpoint = match scheme {
-            TLS => RedisEndpoint::Tls {
-                name: ServerName::try_from(host.clone())
-                    .map_err(|_| RedisUrlError::Host(scheme))?,
-                host,
-                port,
-            },
-            _ => RedisEndpoint::Tcp { host, port },
-        };
-        let database = match database {
-            "" => 0,
-            number => digits(number).ok_or(RedisUrlError::Database(scheme))?,
-        };
-        Self::new(scheme, credentials, address, endpoint, database)
+        if let Some(character) = address.chars().find(|c| matches!(c, '?' | '#')) {
+            return Err(match (form.servers, character) {
+                // Some clients write the name of the master there.
+                (UrlServers::Sentinels, '#') => RedisUrlError::NoMaster(form.example),
+                _ => RedisUrlError::Options {
+                    example: form.example,
+                    character,
+                },
+            });
+        }
+        let (authority, path) = address.split_once('/').unwrap_or((address, ""));
+        let (topology, database) = topology(form, authority, path)?;
+        Self::new(form.scheme, credentials, address, topology, database)
     }
 
     /// Reads what follows `unix:`.
@@ -210,7 +150,8 @@ impl RedisUrl {
             return Err(RedisUrlError::Control);
         }
         let endpoint = RedisEndpoint::Socket(OsString::from_vec(path).into());
-        Self::new("unix://", credentials, address, endpoint, database)
+        let topology = RedisTopology::Single(endpoint);
+        Self::new("unix://", credentials, address, topology, database)
     }
 
     /// A URL from its parts as written. `credentials` are the user and the password.
@@ -218,7 +159,7 @@ impl RedisUrl {
         scheme: &str,
         credentials: Option<&str>,
         address: &str,
-        endpoint: RedisEndpoint,
+        topology: RedisTopology,
         database: i64,
     ) -> Result<Self, RedisUrlError> {
         let login = credentials.unwrap_or_default();
@@ -229,7 +170,7 @@ impl RedisUrl {
             user: decoded(user)?,
             password: decoded(password)?,
             shown: format!("{scheme}{}{address}", shown.unwrap_or_default()),
-            topology: RedisTopology::Single(endpoint),
+            topology,
             database,
         })
     }
@@ -245,12 +186,26 @@ impl RedisUrl {
         }
     }
 
-    /// The server and the database, without the user and the password, for the log. The label of a Redis without
-    /// TLS has no scheme.
+    /// Whether the hosts of the URL are Sentinels.
+    pub fn has_sentinels(&self) -> bool {
+        matches!(self.topology, RedisTopology::Sentinel { .. })
+    }
+
+    /// The servers and the database, without the user and the password, for the log. The label of a single Redis
+    /// without TLS has no scheme.
     pub(super) fn label(&self) -> String {
+        let listed = |kind: &str, hosts: &[RedisEndpoint]| {
+            let scheme = hosts.first().map(|host| host.scheme(kind));
+            let hosts: Vec<_> = hosts.iter().map(RedisEndpoint::address).collect();
+            format!("{}{}", scheme.unwrap_or_default(), hosts.join(","))
+        };
         match &self.topology {
             RedisTopology::Single(endpoint) => endpoint.label(self.database),
-            RedisTopology::Sentinel { .. } | RedisTopology::Cluster(_) => self.shown.clone(),
+            RedisTopology::Sentinel { sentinels, master } => {
+                let sentinels = listed("sentinel", sentinels);
+                format!("{sentinels}/{master}/{}", self.database)
+            }
+            RedisTopology::Cluster(nodes) => listed("cluster", nodes),
         }
     }
 
@@ -300,7 +255,7 @@ impl RedisEndpoint {
     pub(super) fn label(&self, database: i64) -> String {
         match self {
             Self::Tcp { host, port } => format!("{host}:{port}/{database}"),
-            Self::Tls { host, port, .. } => format!("{TLS}{host}:{port}/{database}"),
+            Self::Tls { host, port, .. } => format!("rediss://{host}:{port}/{database}"),
             Self::Socket(path) => format!("unix://{}?db={database}", path.display()),
         }
     }
@@ -317,30 +272,92 @@ fn decoded(text: &str) -> Result<Option<String>, RedisUrlError> {
     Ok((!decoded.is_empty()).then(|| decoded.into_owned()))
 }
 
-fn host_and_port(authority: &str, scheme: &'static str) -> Result<(String, u16), RedisUrlError> {
-    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+/// The servers that a URL names, and the database. `path` follows the slash after the hosts.
+fn topology(
+    form: UrlForm,
+    authority: &str,
+    path: &str,
+) -> Result<(RedisTopology, i64), RedisUrlError> {
+    let database = |text: &str| match text {
+        "" => Ok(0),
+        number => digits(number).ok_or(RedisUrlError::Database(form.example)),
+    };
+    Ok(match form.servers {
+        UrlServers::Single => {
+            if authority.contains(',') {
+                return Err(RedisUrlError::SeveralHosts {
+                    sentinel: form.among(SENTINELS).example,
+                    cluster: form.among(NODES).example,
+                });
+            }
+            let server = endpoint(authority, form)?;
+            (RedisTopology::Single(server), database(path)?)
+        }
+        UrlServers::Sentinels => {
+            let sentinels = endpoints(authority, form)?;
+            let (master, number) = path.split_once('/').unwrap_or((path, ""));
+            // A number alone is the database, and not a name.
+            let is_number = master.bytes().all(|byte| byte.is_ascii_digit());
+            if master.is_empty() || is_number && number.is_empty() {
+                return Err(RedisUrlError::NoMaster(form.example));
+            }
+            if !master.bytes().all(is_in_name) {
+                return Err(RedisUrlError::Master(form.example));
+            }
+            let database = database(number)?;
+            let master = master.to_owned();
+            (RedisTopology::Sentinel { sentinels, master }, database)
+        }
+        UrlServers::Nodes => {
+            let nodes = endpoints(authority, form)?;
+            if database(path) != Ok(0) {
+                return Err(RedisUrlError::ClusterDatabase(form.example));
+            }
+            (RedisTopology::Cluster(nodes), 0)
+        }
+    })
+}
+
+/// The hosts of a list, of which there is at least one.
+fn endpoints(list: &str, form: UrlForm) -> Result<Vec<RedisEndpoint>, RedisUrlError> {
+    let hosts = list.split(',').map(|one| endpoint(one, form));
+    hosts
+        .collect::<Result<_, _>>()
+        .map_err(|error| match error {
+            RedisUrlError::Host(example) => RedisUrlError::Hosts(example),
+            error => error,
+        })
+}
+
+fn endpoint(authority: &str, form: UrlForm) -> Result<RedisEndpoint, RedisUrlError> {
+    let no_host = || RedisUrlError::Host(form.example);
     let (host, port, is_host) = match authority.strip_prefix('[') {
         Some(rest) => {
-            let (host, port) = rest.split_once(']').ok_or(RedisUrlError::Host(scheme))?;
+            let (host, port) = rest.split_once(']').ok_or_else(no_host)?;
             (host, port, host.parse::<Ipv6Addr>().is_ok())
         }
         None => {
             let end = authority.find(':').unwrap_or(authority.len());
             let (host, port) = authority.split_at(end);
-            (host, port, !host.is_empty() && host.bytes().all(is_name))
+            (host, port, !host.is_empty() && host.bytes().all(is_in_name))
         }
     };
     if !is_host {
-        return Err(RedisUrlError::Host(scheme));
+        return Err(no_host());
     }
     let port = match port {
-        "" => PORT,
+        "" => form.port(),
         port => {
             let number = port.strip_prefix(':').and_then(digits);
-            number.ok_or(RedisUrlError::Port(scheme))?
+            number.ok_or(RedisUrlError::Port(form.example))?
         }
     };
-    Ok((host.into(), port))
+    RedisEndpoint::at(host.into(), port, form.has_tls).ok_or_else(no_host)
+}
+
+/// Whether the name of a host or of a master may have this character. Sentinels refuse other names of masters.
+fn is_in_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')
 }
 
 /// A number without a sign.
@@ -359,193 +376,5 @@ impl fmt::Display for RedisUrl {
 impl fmt::Debug for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Host, port, database, user and password.
-    fn read(url: &str) -> (String, u16, i64, Option<String>, Option<String>) {
-        let url = RedisUrl::parse(url).expect("a URL");
-        let RedisTopology::Single(RedisEndpoint::Tcp { host, port }) = url.topology else {
-            panic!("not TCP: {url}");
-        };
-        (host, port, url.database, url.user, url.password)
-    }
-
-    #[test]
-    fn a_url_with_tls_is_read_as_one_without() {
-        for url in ["redis://h", "redis://a:p@s@h_1.x:7/3", "redis://[::1]:7"] {
-            let plain = RedisUrl::parse(url).expect("a URL");
-            let tls = RedisUrl::parse(&url.replace("redis:", "rediss:")).expect("a URL with TLS");
-            assert!(tls.has_tls() && !plain.has_tls(), "{url}");
-            let RedisTopology::Single(RedisEndpoint::Tls { host, port, name }) = &tls.topology
-            else {
-                panic!("no TLS: {tls}");
-            };
-            let (host, port) = (host.clone(), *port);
-            assert_eq!(name.to_str(), *host, "the certificate is for the host");
-            let label = format!("rediss://{host}:{port}/{}", tls.database);
-            assert_eq!(tls.label(), label, "the label has the scheme");
-            let expected = RedisTopology::Single(RedisEndpoint::Tcp { host, port });
-            assert_eq!(expected, plain.topology, "{url}");
-            let login = |url: RedisUrl| (url.database, url.user, url.password);
-            assert_eq!(login(tls), login(plain), "{url}");
-        }
-    }
-
-    #[test]
-    fn the_url_of_a_socket_has_its_path_and_what_other_clients_write_around_it() {
-        let long = format!("/{}", "x".repeat(LONGEST_PATH - 1));
-        for (url, path, database, user, password) in [
-            ("unix:///run/redis.sock", "/run/redis.sock", 0, "", ""),
-            ("unix:/run/redis.sock", "/run/redis.sock", 0, "", ""),
-            (
-                "unix:///run/redis.sock?db=15",
-                "/run/redis.sock",
-                15,
-                "",
-                "",
-            ),
-            ("unix:///run/a@b:c.sock", "/run/a@b:c.sock", 0, "", ""),
-            ("unix:///run/a%20%3fb", "/run/a ?b", 0, "", ""),
-            ("unix://agent@/run/r", "/run/r", 0, "agent", ""),
-            ("unix://agent:p@s:s%2F@/r?db=1", "/r", 1, "agent", "p@s:s/"),
-            ("unix://:p@/r", "/r", 0, "", "p"),
-            (&format!("unix://{long}"), &long, 0, "", ""),
-        ] {
-            let read = RedisUrl::parse(url).expect("a URL");
-            let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-            let expected = RedisTopology::Single(RedisEndpoint::Socket(path.into()));
-            assert_eq!(read.topology, expected, "{url}");
-            assert_eq!(read.label(), format!("unix://{path}?db={database}"));
-            assert_eq!(read.database, database, "{url}");
-            assert_eq!((read.user, read.password), (text(user), text(password)));
-        }
-    }
-
-    #[test]
-    fn what_is_no_url_of_a_socket_is_refused_with_its_reason_and_without_the_password() {
-        use RedisUrlError::{Control, LongPath, SocketOptions, SocketPath};
-        let long = format!("unix:///{}", "x".repeat(LONGEST_PATH));
-        let reserved = |character, encoded| RedisUrlError::Reserved { character, encoded };
-        for (url, why) in [
-            ("unix:", SocketPath),
-            ("unix://", SocketPath),
-            ("unix:///", SocketPath),
-            ("unix:run/redis.sock", SocketPath),
-            ("unix://run/redis.sock", SocketPath),
-            ("unix://:geheim@run/redis.sock", SocketPath),
-            ("unix://:geheim", SocketPath),
-            (&long, LongPath),
-            ("unix:///r%00", Control),
-            ("unix:///r?db=x", SocketOptions),
-            ("unix:///r?db=-1", SocketOptions),
-            ("unix:///r?db=1&pass=geheim", SocketOptions),
-            ("unix:///r?pass=geheim", SocketOptions),
-            ("unix:///r#1", SocketOptions),
-            ("unix://:ge/heim@/r", reserved('/', "%2F")),
-            ("unix://:ge?heim@/r", reserved('?', "%3F")),
-        ] {
-            let error = RedisUrl::parse(url).expect_err(url);
-            assert_eq!(error, why, "{url}");
-            assert!(!error.to_string().contains("heim"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_url_is_read_as_it_is_documented() {
-        for (url, host, port, database, user, password) in [
-            ("redis://h", "h", 6379, 0, "", ""),
-            ("redis://h/", "h", 6379, 0, "", ""),
-            (
-                "redis://my_redis.svc-1:1/15",
-                "my_redis.svc-1",
-                1,
-                15,
-                "",
-                "",
-            ),
-            ("redis://[::1]:7/1", "::1", 7, 1, "", ""),
-            ("redis://[::1]", "::1", 6379, 0, "", ""),
-            ("redis://agent@h", "h", 6379, 0, "agent", ""),
-            ("redis://agent:@h", "h", 6379, 0, "agent", ""),
-            ("redis://:p@h", "h", 6379, 0, "", "p"),
-            ("redis://:p@s:s%@h", "h", 6379, 0, "", "p@s:s%"),
-            (
-                "redis://a%40b:%2F%3f%23%E4%B8%AD@h",
-                "h",
-                6379,
-                0,
-                "a@b",
-                "/?#中",
-            ),
-            ("redis://:中 文@h", "h", 6379, 0, "", "中 文"),
-        ] {
-            let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-            let expected = (host.into(), port, database, text(user), text(password));
-            assert_eq!(read(url), expected, "{url}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_url_is_refused_with_its_reason_and_without_the_password() {
-        use RedisUrlError::{Control, Database, Host, Invalid, NotText, Options, Port};
-        let reserved = |character, encoded| RedisUrlError::Reserved { character, encoded };
-        for (url, why) in [
-            ("redisss://h", Invalid),
-            ("http://h", Invalid),
-            ("rediss://", Host(TLS)),
-            ("rediss://a..b", Host(TLS)),
-            ("rediss://h:x", Port(TLS)),
-            ("rediss://h/x", Database(TLS)),
-            ("rediss://h/0#insecure", Options(TLS, '#')),
-            ("redis://", Host(TCP)),
-            ("redis://:geheim@/0", Host(TCP)),
-            ("redis://:geheim/0", Host(TCP)),
-            ("redis://h:x", Port(TCP)),
-            ("redis://h:", Port(TCP)),
-            ("redis://h:+1", Port(TCP)),
-            ("redis://h:65536", Port(TCP)),
-            ("redis://h/16a", Database(TCP)),
-            ("redis://h/-1", Database(TCP)),
-            ("redis://h/99999999999999999999", Database(TCP)),
-            ("redis://h/0?protocol=resp3", Options(TCP, '?')),
-            ("redis://h?db=1", Options(TCP, '?')),
-            ("redis://h/0#x", Options(TCP, '#')),
-            ("redis://a b", Host(TCP)),
-            ("redis://[::1", Host(TCP)),
-            ("redis://[h]", Host(TCP)),
-            ("redis://:geheim@h\n", Control),
-            ("redis://:ge\theim@h", Control),
-            ("redis://:geheim%ff@h", NotText),
-            ("redis://:geheim#1@h", reserved('#', "%23")),
-            ("redis://:geheim?1@h", reserved('?', "%3F")),
-            ("redis://:geheim/1@h", reserved('/', "%2F")),
-            ("redis://us/er:geheim@h", reserved('/', "%2F")),
-        ] {
-            let error = RedisUrl::parse(url).expect_err(url);
-            assert_eq!(error, why, "{url}");
-            assert!(!error.to_string().contains("geh"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_url_prints_without_its_password() {
-        for (url, printed) in [
-            ("redis://:ge@heim@h/1", "redis://:***@h/1"),
-            ("redis://agent:geheim@h", "redis://agent:***@h"),
-            ("redis://agent@h", "redis://agent@h"),
-            ("redis://@h", "redis://@h"),
-            ("rediss://agent:ge@heim@h", "rediss://agent:***@h"),
-            ("unix:/r", "unix:///r"),
-            ("unix:///a:b@c?db=1", "unix:///a:b@c?db=1"),
-            ("unix://agent:geheim@/r?db=1", "unix://agent:***@/r?db=1"),
-        ] {
-            let url = RedisUrl::parse(url).expect("a URL");
-            assert_eq!(format!("{url} {url:?}"), format!("{printed} {printed}"));
-        }
     }
 }

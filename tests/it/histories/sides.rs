@@ -97,7 +97,7 @@ impl Side<'_> {
                     let claims = [Arc::clone(&self.turns[at].claim)];
                     let store = self.bench.store(self.turns[at].of);
                     let extended = store.extend(&claims).await.expect("the store answers");
-                    StoreAnswer::Extended(extended[0])
+                    StoreAnswer::Extended(extended[0].expect("the only server"))
                 }
                 None => StoreAnswer::Nothing,
             },
@@ -201,10 +201,11 @@ impl Side<'_> {
         }];
         let name = format!("pod-{of}");
         let found = self.bench.store(of).watch(&name, &queue).await;
+        let found = found.expect("the store answers").remove(0);
         let QueueState {
             present, holder, ..
-        } = &found.expect("the store answers")[0];
-        StoreAnswer::Found(*present, holder.as_ref().map(id))
+        } = found.expect("the only server answers");
+        StoreAnswer::Found(present, holder.as_ref().map(id))
     }
 
     /// The turns that had places, in the order of their tickets.

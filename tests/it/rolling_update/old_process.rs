@@ -278,7 +278,7 @@ impl<'r> OldProcess<'r> {
         let received = || {
             let messages = self.messages.lock();
             let messages = messages.unwrap_or_else(PoisonError::into_inner);
-            messages.iter().any(|message| *message == wanted)
+            messages.contains(&wanted)
         };
         wait_for(received, &format!("the message {wanted:?}")).await;
     }

@@ -12,7 +12,7 @@ use seriatim::lock::{
     WatchedQueue,
 };
 
-use super::{KEY, LEASE, PATIENT, StoreSetup, at_once};
+use super::{KEY, LEASE, PATIENT, StoreSetup, all, at_once};
 use crate::support::redis::Redis;
 
 /// The companion keys of a session's lock, and for each a command that gives it another type.
@@ -280,7 +280,7 @@ async fn a_queue_of_another_type_affects_no_other_queue() {
     };
     let queues = [watched("other", &spoilt), watched(KEY, &waiter.claim)];
     let found = bench.store(1).watch(&spoilt.instance, &queues).await;
-    let found = found.expect("the store answers");
+    let found = all(found);
     assert_eq!(
         (found[0].present, &found[0].holder),
         (0, &None),

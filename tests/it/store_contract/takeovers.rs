@@ -6,7 +6,7 @@ use std::sync::Arc;
 use seriatim::key::SessionKey;
 use seriatim::lock::{AcquireReply, AcquireRequest, Claim, LockHolder, QueueState, WatchedQueue};
 
-use super::{KEY, LEASE, PATIENT, StoreSetup, Waiter, at_once};
+use super::{KEY, LEASE, PATIENT, StoreSetup, Waiter, all, at_once};
 use crate::support::redis::Redis;
 
 store_contract!(
@@ -35,7 +35,7 @@ impl StoreSetup {
         }];
         let store = self.store_of(&waiter.claim);
         let found = store.watch(&waiter.claim.instance, &queues).await;
-        found.expect("the store answers").remove(0)
+        all(found).remove(0)
     }
 }
 

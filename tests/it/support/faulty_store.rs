@@ -14,8 +14,8 @@ use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
     AcquireError, AcquireReply, AcquireRequest, CallChain, Claim, ClaimId, ClaimIssuer, Dispatcher,
     Epoch, Fallback, Fence, HeartbeatReply, Instance, InstanceLiveness, LockGuard, LockHolder,
-    LockInfo, LockOptions, Locks, Message, QueueState, ScanPage, Store, StoreError, StoreFuture,
-    StoreHealth, WatchedQueue, Withdrawal,
+    LockInfo, LockOptions, Locks, Message, QueueState, ScanCursor, ScanPage, Store, StoreError,
+    StoreFuture, StoreHealth, WatchedQueue, Withdrawal,
 };
 use seriatim::metrics::Metrics;
 use tokio::task::JoinHandle;
@@ -191,7 +191,7 @@ impl Store for FaultyStore {
         })
     }
 
-    fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<bool>> {
+    fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<Option<bool>>> {
         let claims = claims.to_vec();
         self.run(Call::Extend, move |memory| memory.extend(&claims))
     }
@@ -216,7 +216,11 @@ impl Store for FaultyStore {
         })
     }
 
-    fn watch(&self, instance: &str, queues: &[WatchedQueue]) -> StoreFuture<Vec<QueueState>> {
+    fn watch(
+        &self,
+        instance: &str,
+        queues: &[WatchedQueue],
+    ) -> StoreFuture<Vec<Option<QueueState>>> {
         self.memory.watch(instance, queues)
     }
 
@@ -224,7 +228,12 @@ impl Store for FaultyStore {
         self.memory.send_message(instance, message)
     }
 
-    fn scan(&self, space: &Keyspace, from: Option<u64>, count: usize) -> StoreFuture<ScanPage> {
+    fn scan(
+        &self,
+        space: &Keyspace,
+        from: Option<ScanCursor>,
+        count: usize,
+    ) -> StoreFuture<ScanPage> {
         self.memory.scan(space, from, count)
     }
 

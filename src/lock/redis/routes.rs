@@ -1,0 +1,226 @@
+//! The road of a command: over the only connection, or in a cluster to the master of its key.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Cmd, Value};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::address::RedisAddress;
+use super::clock::RedisClock;
+use super::cluster::ClusterLinks;
+use super::command::StoreCommand;
+use super::connection::{ChannelListener, LinkNumbers, LinkTarget, RedisConnection};
+use super::error::{not_sent, unreadable};
+use super::node::{NodeRole, RedisNode};
+use super::slots::slot_of;
+use super::url::RedisTopology;
+use crate::lock::StoreError;
+use crate::metrics::Metrics;
+
+/// The connections of one store. Clones share them.
+#[derive(Clone)]
+pub(super) struct RedisRoutes {
+    links: RedisLinks,
+    /// The server or the servers, for errors.
+    label: Arc<str>,
+    /// The timeout of one command, including the wait for a connection.
+    timeout: Duration,
+    metrics: Metrics,
+    server_changes: watch::Receiver<Option<Instant>>,
+}
+
+#[derive(Clone)]
+enum RedisLinks {
+    /// One connection, whichever server it goes to.
+    One(Arc<RedisConnection>, Arc<LinkNumbers>),
+    /// One to each master.
+    Cluster(Arc<ClusterLinks>),
+}
+
+// === impl RedisRoutes ===
+
+impl RedisRoutes {
+    /// Connects in tasks on the current runtime, and passes messages to the listener. The tasks end with the last
+    /// clone.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub(super) fn connect(address: &RedisAddress, listener: Option<ChannelListener>) -> Self {
+        let one = |target, listener| {
+            let numbers = Arc::<LinkNumbers>::default();
+            let link = RedisConnection::connect(address, target, listener, Arc::clone(&numbers));
+            RedisLinks::One(Arc::new(link), numbers)
+        };
+        let links = match &address.url.topology {
+            RedisTopology::Single(endpoint) => {
+                let node = RedisNode::new(endpoint.clone(), address.url.database);
+                one(LinkTarget::Fixed(node, NodeRole::Single), listener)
+            }
+            RedisTopology::Sentinel { sentinels, master } => one(
+                LinkTarget::Master(address.master(sentinels, master)),
+                listener,
+            ),
+            RedisTopology::Cluster(nodes) => {
+                RedisLinks::Cluster(Arc::new(ClusterLinks::connect(address, nodes, listener)))
+            }
+        };
+        Self {
+            links,
+            label: Arc::clone(&address.label),
+            timeout: address.timeout,
+            metrics: address.metrics.clone(),
+            server_changes: address.server.changes(),
+        }
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The number of the newest connection; 0 before the first.
+    pub(super) fn number(&self) -> u64 {
+        match &self.links {
+            RedisLinks::One(_, numbers) => numbers.published(),
+            RedisLinks::Cluster(links) => links.number(),
+        }
+    }
+
+    /// When this process last found another server behind its connections; `None`: never.
+    pub(super) fn server_changes(&self) -> watch::Receiver<Option<Instant>> {
+        self.server_changes.clone()
+    }
+
+    /// The time of the server that has this key, at a moment of this process; `None`: not known.
+    pub(super) fn time_at(&self, key: &str, moment: Instant) -> Option<u64> {
+        let time = |link: &RedisConnection| {
+            let clock = link.clock();
+            clock.is_set().then(|| clock.at(moment))
+        };
+        match &self.links {
+            RedisLinks::One(link, _) => time(link),
+            RedisLinks::Cluster(links) => time(&*links.link(slot_of(key))?),
+        }
+    }
+
+    /// Sends the command about `key` that `build` makes for a server with this clock. Gives the reply, and the
+    /// connection that it came over. Dropping the future does not cancel the command.
+    ///
+    /// # Errors
+    /// When the store can't be reached, doesn't reply in time, or replies with an error.
+    pub(super) async fn send<'c>(
+        &self,
+        key: &str,
+        command: StoreCommand,
+        build: impl Fn(&RedisClock) -> Cow<'c, Cmd>,
+    ) -> Result<(Value, Arc<RedisConnection>), StoreError> {
+        let reply = self.exchange(key, command, build).await;
+        if reply.is_err() {
+            self.count_failure();
+        }
+        reply
+    }
+
+    /// Like [`RedisRoutes::send`], but counts no failure.
+    ///
+    /// # Errors
+    /// As [`RedisRoutes::send`].
+    pub(super) async fn exchange<'c>(
+        &self,
+        key: &str,
+        command: StoreCommand,
+        build: impl Fn(&RedisClock) -> Cow<'c, Cmd>,
+    ) -> Result<(Value, Arc<RedisConnection>), StoreError> {
+        let give_up = Instant::now() + self.timeout;
+        match &self.links {
+            RedisLinks::One(link, _) => match link.exchange(command, build, false, give_up).await {
+                Ok(value) => Ok((value, Arc::clone(link))),
+                Err(error) => Err(error.error),
+            },
+            RedisLinks::Cluster(links) => {
+                // Boxed, because this future is larger and rarer than the other.
+                let sent = Box::pin(links.exchange(slot_of(key), command, build, give_up));
+                sent.await
+            }
+        }
+    }
+
+    /// Sends a command to the server with this index, in a fixed order; `None`: there are fewer servers.
+    ///
+    /// # Errors
+    /// As [`RedisRoutes::send`].
+    pub(super) async fn send_to(
+        &self,
+        index: usize,
+        command: StoreCommand,
+        cmd: &Cmd,
+    ) -> Result<Option<Value>, StoreError> {
+        let give_up = Instant::now() + self.timeout;
+        let link = match &self.links {
+            RedisLinks::One(link, _) => (index == 0).then(|| Arc::clone(link)),
+            RedisLinks::Cluster(links) => links.link_at(index, give_up).await?,
+        };
+        let Some(link) = link else {
+            return Ok(None);
+        };
+        match link
+            .exchange(command, |_| Cow::Borrowed(cmd), false, give_up)
+            .await
+        {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => {
+                self.count_failure();
+                Err(error.error)
+            }
+        }
+    }
+
+    /// Whether there is a server with this index.
+    pub(super) fn has_server(&self, index: usize) -> bool {
+        match &self.links {
+            RedisLinks::One(..) => index == 0,
+            RedisLinks::Cluster(links) => links.has_master(index),
+        }
+    }
+
+    /// Divides keys into those that one command may have: all of them, or in a cluster those of one slot. Gives their
+    /// indexes.
+    pub(super) fn groups<'k>(&self, keys: impl Iterator<Item = &'k str>) -> Vec<Vec<usize>> {
+        match &self.links {
+            RedisLinks::One(..) => vec![keys.enumerate().map(|(index, _)| index).collect()],
+            RedisLinks::Cluster(_) => {
+                let mut groups = BTreeMap::<u16, Vec<usize>>::new();
+                for (index, key) in keys.enumerate() {
+                    groups.entry(slot_of(key)).or_default().push(index);
+                }
+                groups.into_values().collect()
+            }
+        }
+    }
+
+    /// Counts a command that failed.
+    pub(super) fn count_failure(&self) {
+        self.metrics.store_failed();
+    }
+
+    /// The error for a reply that can't be parsed. Logs the reply, unless ids are hidden.
+    pub(super) fn unreadable(&self, reply: &Value) -> StoreError {
+        unreadable(&self.label, reply)
+    }
+
+    /// The error for a command that was not sent, or not executed because it was late.
+    pub(super) fn not_sent(&self, reason: &str) -> StoreError {
+        not_sent(&self.label, reason)
+    }
+}
+
+impl std::fmt::Debug for RedisRoutes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisRoutes")
+            .field("store", &self.label)
+            .finish_non_exhaustive()
+    }
+}
