@@ -41,9 +41,8 @@ pub(super) fn locks(
         let dispatcher = Dispatcher::new(&issuer);
         let store = stores.listening_store(issuer.instance(), dispatcher.clone());
         let (issuer, metrics) = (Arc::clone(&issuer), metrics.clone());
-        Arc::new(Instance::start(
-            store, issuer, dispatcher, recovery, metrics, health,
-        ))
+        let instance = Instance::start(store, issuer, dispatcher, recovery, metrics, health);
+        Arc::new(instance.with_failover_grace(config.failover_grace))
     };
     let instance = start(&stores, recovery, health.clone());
     let local = (config.on_error == OnError::Local).then(|| {
@@ -92,6 +91,11 @@ impl Stores {
             StoreAddress::Redis(url) => {
                 let address = RedisAddress::new(url, config.timeout)
                     .with_password_file(config.password_file.clone())
+                    .with_sentinel_login(
+                        config.sentinel_user.as_deref().map(str::to_owned),
+                        config.sentinel_password_file.clone(),
+                    )
+                    .with_wait_replicas(config.wait_replicas)
                     .with_tls(config.tls())
                     .with_prefix(config.key_prefix())
                     .observed_by(metrics, health);

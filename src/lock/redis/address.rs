@@ -25,6 +25,11 @@ pub struct RedisAddress {
     pub(super) url: RedisUrl,
     /// The file with the password, in place of one in the URL.
     password_file: Option<PasswordSource>,
+    /// How connections to Sentinels log in.
+    sentinel_login: SentinelLogin,
+    /// How many replicas of Redis must confirm a lock before its turn begins.
+    #[expect(dead_code, reason = "acquisitions don't wait for replicas yet")]
+    pub(super) wait_replicas: u32,
     /// What connections with TLS trust and present.
     pub(super) tls: TlsClient,
     /// The server and the database, for the log.
@@ -46,6 +51,15 @@ struct SharedTopology {
     cluster: OnceLock<ClusterWatch>,
 }
 
+/// How connections to Sentinels log in. The servers that the Sentinels name have another login.
+#[derive(Clone, Default)]
+struct SentinelLogin {
+    /// `None`: the user `default`.
+    user: Option<String>,
+    /// The file with the password; `None`: no login.
+    password_file: Option<PasswordSource>,
+}
+
 // === impl RedisAddress ===
 
 impl RedisAddress {
@@ -56,6 +70,8 @@ impl RedisAddress {
             label: url.label().into(),
             url: url.clone(),
             password_file: None,
+            sentinel_login: SentinelLogin::default(),
+            wait_replicas: 0,
             tls: TlsClient::default(),
             timeout,
             names: KeyNames::default(),
@@ -80,6 +96,28 @@ impl RedisAddress {
     pub fn with_password_file(self, file: Option<SecretFile>) -> Self {
         Self {
             password_file: file.map(PasswordSource::new),
+            ..self
+        }
+    }
+
+    /// Logs in to Sentinels as `user` (`None`: `default`) with the password in `file`, which is read as that of
+    /// [`RedisAddress::with_password_file`] is. Without a file, there is no login to Sentinels.
+    #[must_use]
+    pub fn with_sentinel_login(self, user: Option<String>, file: Option<SecretFile>) -> Self {
+        Self {
+            sentinel_login: SentinelLogin {
+                user,
+                password_file: file.map(PasswordSource::new),
+            },
+            ..self
+        }
+    }
+
+    /// Sets how many replicas of Redis must confirm a lock before its turn begins.
+    #[must_use]
+    pub fn with_wait_replicas(self, wait_replicas: u32) -> Self {
+        Self {
+            wait_replicas,
             ..self
         }
     }
@@ -139,43 +177,80 @@ impl RedisAddress {
         self.topology.cluster.get_or_init(start).clone()
     }
 
-    /// How a new connection logs in. Reads the password's file.
+    /// How a new connection logs in to a server with locks. Reads the password's file.
     ///
     /// # Errors
     /// When the file has no password. The text doesn't contain what is in it.
     pub(super) async fn login(&self) -> Result<RedisConnectionInfo, Arc<SecretError>> {
-        // RESP3, because its connections report when they are lost.
-        let mut login = RedisConnectionInfo::default()
-            .set_protocol(ProtocolVersion::RESP3)
-            .set_skip_set_lib_name()
-            .set_db(self.url.database);
-        if let Some(user) = &self.url.user {
-            login = login.set_username(user);
-        }
-        if let Some(password) = &self.url.password {
-            login = login.set_password(password);
-        }
-        if let Some(file) = &self.password_file {
-            let password = file.read().await?;
-            login = login.set_password(password);
-        }
-        Ok(login)
+        let (url, file) = (&self.url, self.password_file.as_ref());
+        let login = login_as(url.user.as_deref(), url.password.as_deref(), file).await?;
+        Ok(login.set_db(url.database))
     }
 
-    /// What keeps a connection logged in that has logged in this way; `None`: its password can't change.
+    /// How a new connection logs in to a Sentinel. Reads the file of the Sentinels' password.
+    ///
+    /// # Errors
+    /// When the file has no password. The text doesn't contain what is in it.
+    pub(super) async fn sentinel_login(&self) -> Result<RedisConnectionInfo, Arc<SecretError>> {
+        let SentinelLogin {
+            user,
+            password_file,
+        } = &self.sentinel_login;
+        login_as(user.as_deref(), None, password_file.as_ref()).await
+    }
+
+    /// What keeps a connection to a server with locks logged in that has logged in this way; `None`: its password
+    /// can't change.
     pub(super) fn login_keeper(
         &self,
         login: &RedisConnectionInfo,
         label: &Arc<str>,
     ) -> Option<LoginKeeper> {
-        let source = self.password_file.clone()?;
-        Some(LoginKeeper::new(
-            source,
-            login,
-            Arc::clone(label),
-            self.timeout,
-        ))
+        self.keeper(self.password_file.as_ref(), login, label)
     }
+
+    /// What keeps a connection to a Sentinel logged in that has logged in this way; `None`: its password can't
+    /// change.
+    pub(super) fn sentinel_login_keeper(
+        &self,
+        login: &RedisConnectionInfo,
+        label: &Arc<str>,
+    ) -> Option<LoginKeeper> {
+        self.keeper(self.sentinel_login.password_file.as_ref(), login, label)
+    }
+
+    fn keeper(
+        &self,
+        source: Option<&PasswordSource>,
+        login: &RedisConnectionInfo,
+        label: &Arc<str>,
+    ) -> Option<LoginKeeper> {
+        let (source, label) = (source?.clone(), Arc::clone(label));
+        Some(LoginKeeper::new(source, login, label, self.timeout))
+    }
+}
+
+/// A login to database 0. The password is that in the file, if there is one.
+async fn login_as(
+    user: Option<&str>,
+    password: Option<&str>,
+    file: Option<&PasswordSource>,
+) -> Result<RedisConnectionInfo, Arc<SecretError>> {
+    // RESP3, because its connections report when they are lost.
+    let mut login = RedisConnectionInfo::default()
+        .set_protocol(ProtocolVersion::RESP3)
+        .set_skip_set_lib_name();
+    if let Some(user) = user {
+        login = login.set_username(user);
+    }
+    if let Some(password) = password {
+        login = login.set_password(password);
+    }
+    if let Some(file) = file {
+        let password = file.read().await?;
+        login = login.set_password(password);
+    }
+    Ok(login)
 }
 
 impl fmt::Debug for RedisAddress {

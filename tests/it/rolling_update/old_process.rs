@@ -230,9 +230,9 @@ impl<'r> OldProcess<'r> {
         let Value::Array(items) = &reply else {
             panic!("the old process can't read this: {reply:?}");
         };
-        match items.get(1) {
-            Some(Value::Array(lock)) if lock.len() == 5 => match &lock[4] {
-                Value::Array(waiters) => (text(&lock[0]), waiters.iter().map(text).collect()),
+        match items.first() {
+            Some(Value::Array(lock)) if lock.len() == 6 => match &lock[5] {
+                Value::Array(waiters) => (text(&lock[1]), waiters.iter().map(text).collect()),
                 _ => panic!("the old process can't read this: {reply:?}"),
             },
             _ => panic!("the old process can't read this: {reply:?}"),

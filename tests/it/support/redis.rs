@@ -174,7 +174,8 @@ impl Redis {
     /// Waits until a replica in this process has all its connections: one for each worker and one for
     /// the instance. A monitor started after that sees no command of a connection's setup.
     pub(crate) async fn is_connected(&self) {
-        let wanted = std::thread::available_parallelism().map_or(1, usize::from) + 1;
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        let wanted = workers.min(16) + 1;
         let connected = async || {
             let list = self.command(&["CLIENT", "LIST"]).await;
             let list: String = redis::from_redis_value(list).expect("CLIENT LIST gives text");

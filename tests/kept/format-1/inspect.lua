@@ -139,11 +139,11 @@ end
 --
 -- KEYS: for each session: lock, fence, queue, waiters
 -- ARGV: max_listed, the number of waiters to list for each session
--- Reply: the time (µs), and for each session {holder's token, PTTL, fence or 0, number of waiters, their tokens};
---        the PTTL is -2 if nobody holds the lock
+-- Reply: for each session {the time (µs), holder's token, PTTL, fence or 0, number of waiters, their tokens}; the PTTL
+--        is -2 if nobody holds the lock
 local max_listed = tonumber(ARGV[1])
 
-local reply = { now }
+local reply = {}
 for n = 1, #KEYS / 4 do
   local s = session(n)
   local holder = current_holder(s)
@@ -157,7 +157,8 @@ for n = 1, #KEYS / 4 do
       tokens[#tokens + 1] = is_there and token or ''
     end
   end
-  reply[n + 1] = {
+  reply[n] = {
+    now,
     holder or '',
     holder and redis.call('PTTL', s.lock) or -2,
     last_fence(s) or 0,
