@@ -63,6 +63,7 @@ mod restarts;
 mod returned_locks;
 mod rights;
 mod road;
+mod rolling_update;
 mod sessions;
 mod settling;
 mod spellings;

@@ -115,6 +115,38 @@ async fn a_turn_that_asks_while_its_replica_connects_begins_no_earlier() {
     bench.wait_until_no_keys().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn no_turn_begins_within_the_failover_grace() {
+    let mut bench = Replicas::on_redis().await;
+    // The longest one that can be configured, which ends after the test, and none.
+    let waits = bench.replica("failover_grace = \"1m\"\n", "");
+    let goes_on = bench.replica("failover_grace = \"0s\"\n", "");
+    for app in [&waits, &goes_on] {
+        let first = turn(app.addr(), "first", "plain:x").await;
+        assert_eq!(first.status, 200, "the first server is no failover");
+        bench.wait_until_no_keys().await;
+    }
+    save(&bench.redis, 2).await;
+    bench.redis.restart().await;
+    let connected = async || {
+        let command = ["PUBSUB", "CHANNELS", "seriatim:instance:*"];
+        let channels = bench.redis.command(&command).await;
+        channels.as_sequence().map(<[_]>::len) == Some(2)
+    };
+    wait_for_async(connected, "each replica has found the new server").await;
+    let _waiting = begin_turn(waits.addr(), "s1", "plain:x").await;
+    // The turn is on its way to the store when another request is answered.
+    turn(waits.addr(), "", "plain:x").await;
+    for _ in 0..20 {
+        let served = turn(goes_on.addr(), "s2", "plain:x").await;
+        assert_eq!(served.status, 200, "without a grace, turns begin at once");
+    }
+    assert!(
+        bench.backend.turns("s1").is_empty(),
+        "within the grace, none begins"
+    );
+}
+
 #[tokio::test]
 async fn a_redis_user_without_info_is_served_and_named_once_in_the_log() {
     let bench = Replicas::on_redis().await;

@@ -114,7 +114,7 @@ async fn a_lock_that_is_in_use_stays_however_often_others_ask() {
         "the lock is there"
     );
     let lines = monitor.lines_from_clients().await;
-    let asked = lines.iter().filter(|line| line.contains("\"in_use "));
+    let asked = lines.iter().filter(|line| line.contains("\"1 in_use "));
     let asked = asked.count();
     assert!(
         (2..=seconds + 2).contains(&asked) && asked < refused,

@@ -508,7 +508,7 @@ impl Monitor<'_> {
         let is_client = |line: &String| {
             let is_heartbeat = line.contains(&format!("\"1\" \"{INSTANCE}"));
             // Turns send no such message themselves: their scripts do.
-            let is_offer = line.contains("\"PUBLISH\"") && line.contains("\"granted ");
+            let is_offer = line.contains("\"PUBLISH\"") && line.contains("\"1 granted ");
             // Of a self-test: whether the heartbeat's key and the channel may be used.
             let is_attempt = ["GET", "SUBSCRIBE"]
                 .iter()
