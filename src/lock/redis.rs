@@ -27,7 +27,7 @@ use command::StoreCommand;
 use connection::ChannelListener;
 use keys::{ALL_KEYS, KeyNames, LOCK_AND_FENCE, instance_key};
 use reply::AcquireOutcome;
-use routes::RedisRoutes;
+use routes::{RedisRoutes, SharedTopology};
 
 mod access;
 mod address;
@@ -56,6 +56,12 @@ pub use address::RedisAddress;
 pub use tls::RedisTls;
 pub use url::{RedisUrl, RedisUrlError};
 
+/// Makes the stores of one process, which share what is known of the servers.
+pub struct RedisStores {
+    address: RedisAddress,
+    topology: SharedTopology,
+}
+
 /// Locks in Redis, over one multiplexed connection to each server that has locks.
 #[derive(Debug)]
 pub struct RedisStore {
@@ -81,16 +87,55 @@ const ID_BYTES: usize = 48;
 /// reply.
 const MAX_LISTED: usize = 1000;
 
+// === impl RedisStores ===
+
+impl RedisStores {
+    /// Stores in the Redis at this address. Connects to nothing yet.
+    pub fn new(address: RedisAddress) -> Self {
+        Self {
+            address,
+            topology: SharedTopology::default(),
+        }
+    }
+
+    /// A store with connections of its own. See [`RedisStore::connect`]. The tasks that find out which servers there are
+    /// run on the runtime of the first call.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn connect(&self) -> RedisStore {
+        self.store(None)
+    }
+
+    /// Like [`RedisStores::connect`], and passes the messages for this instance to `handler`.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn listen(&self, instance: &str, handler: Arc<dyn MessageHandler>) -> RedisStore {
+        let channel = self.address.names.instance(instance).into();
+        self.store(Some(ChannelListener { channel, handler }))
+    }
+
+    fn store(&self, listener: Option<ChannelListener>) -> RedisStore {
+        let instance = listener.as_ref().map(|it| it.channel.to_string());
+        RedisStore {
+            routes: RedisRoutes::connect(&self.address, &self.topology, listener),
+            names: self.address.names.clone(),
+            instance,
+        }
+    }
+}
+
 // === impl RedisStore ===
 
 impl RedisStore {
-    /// Connects in a task on the current runtime, and again whenever the connection is lost. The task
-    /// ends with the store.
+    /// Connects in tasks on the current runtime, and again whenever a connection is lost. The tasks end with the
+    /// store.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn connect(address: RedisAddress) -> Self {
-        Self::new(&address, None)
+        RedisStores::new(address).connect()
     }
 
     /// Like [`RedisStore::connect`], and passes the messages for this instance to `handler`.
@@ -98,17 +143,7 @@ impl RedisStore {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn listen(address: RedisAddress, instance: &str, handler: Arc<dyn MessageHandler>) -> Self {
-        let channel = address.names.instance(instance).into();
-        Self::new(&address, Some(ChannelListener { channel, handler }))
-    }
-
-    fn new(address: &RedisAddress, listener: Option<ChannelListener>) -> Self {
-        let instance = listener.as_ref().map(|it| it.channel.to_string());
-        Self {
-            routes: RedisRoutes::connect(address, listener),
-            names: address.names.clone(),
-            instance,
-        }
+        RedisStores::new(address).listen(instance, handler)
     }
 
     /// Sends a command about keys of `slot` and parses its reply; a reply that `parse` doesn't accept is an error.

@@ -873,7 +873,7 @@ async fn an_invalid_admin_request_gets_an_error_and_changes_nothing() {
 #[tokio::test]
 async fn an_unreachable_redis_gets_a_503_and_the_process_lives() {
     let backend = Backend::start("plain:ok").await;
-    let mut redis = Redis::start().await;
+    let redis = Redis::start().await;
     let app = App::start(&backend.url(), &redis.url(), "timeout = \"200ms\"", CHAT);
     assert_eq!(
         get(app.admin(), "/locks").await.status,

@@ -299,7 +299,7 @@ async fn a_holder_with_another_prefix_is_sent_nothing_because_it_would_get_nothi
 
 #[tokio::test]
 async fn a_process_whose_name_is_taken_stays_so_while_redis_is_away() {
-    let mut bench = Replicas::on_redis().await;
+    let bench = Replicas::on_redis().await;
     let older = bench.replica(TWIN, "");
     wait_until_ready(&older).await;
     let _younger = bench.replica(TWIN, "");

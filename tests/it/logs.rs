@@ -171,7 +171,7 @@ async fn start_open(addr: SocketAddr, request: &Request) -> Client {
 
 /// Makes a process log every kind of event.
 async fn drive(format: &str, ids: &str) -> Recorded {
-    let (backend, mut redis) = (Backend::start("plain:ok").await, Redis::start().await);
+    let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let collector = Collector::start(Mood::Takes).await;
     let folder = TempDir::new().expect("a folder for the configuration");
     let path = folder.path().join("config.toml");

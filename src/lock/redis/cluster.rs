@@ -124,21 +124,20 @@ impl ClusterLinks {
     /// Outside of a tokio runtime.
     pub(super) fn connect(
         address: &RedisAddress,
-        nodes: &[RedisEndpoint],
+        cluster: ClusterWatch,
         listener: Option<ChannelListener>,
     ) -> Self {
-        let cluster = address.cluster(nodes);
         let numbers = Arc::<LinkNumbers>::default();
         let (sender, links) = watch::channel(Arc::<LinkTable>::default());
         let linker = Linker {
-            address: address.without_topology(),
+            address: address.clone(),
             listener,
             numbers: Arc::clone(&numbers),
             known: cluster.known.clone(),
             links: sender,
         };
         Self {
-            address: address.without_topology(),
+            address: address.clone(),
             links,
             cluster,
             numbers,

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use redis::{Cmd, Value};
@@ -11,15 +11,26 @@ use tokio::time::Instant;
 
 use super::address::RedisAddress;
 use super::clock::RedisClock;
-use super::cluster::ClusterLinks;
+use super::cluster::{ClusterLinks, ClusterWatch};
 use super::command::StoreCommand;
 use super::connection::{ChannelListener, LinkNumbers, LinkTarget, RedisConnection};
 use super::error::{not_sent, unreadable};
 use super::node::{NodeRole, RedisNode};
+use super::sentinel::MasterWatch;
 use super::slots::slot_of;
 use super::url::RedisTopology;
 use crate::lock::StoreError;
 use crate::metrics::Metrics;
+
+/// What is known of the servers, for all stores of a process: from the first connection on. Clones share it.
+#[derive(Clone, Default)]
+pub(super) struct SharedTopology(Arc<KnownTopology>);
+
+#[derive(Default)]
+struct KnownTopology {
+    master: OnceLock<MasterWatch>,
+    cluster: OnceLock<ClusterWatch>,
+}
 
 /// The connections of one store. Clones share them.
 #[derive(Clone)]
@@ -50,7 +61,11 @@ impl RedisRoutes {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub(super) fn connect(address: &RedisAddress, listener: Option<ChannelListener>) -> Self {
+    pub(super) fn connect(
+        address: &RedisAddress,
+        topology: &SharedTopology,
+        listener: Option<ChannelListener>,
+    ) -> Self {
         let one = |target, listener| {
             let numbers = Arc::<LinkNumbers>::default();
             let link = RedisConnection::connect(address, target, listener, Arc::clone(&numbers));
@@ -61,12 +76,15 @@ impl RedisRoutes {
                 let node = RedisNode::new(endpoint.clone(), address.url.database);
                 one(LinkTarget::Fixed(node, NodeRole::Single), listener)
             }
-            RedisTopology::Sentinel { sentinels, master } => one(
-                LinkTarget::Master(address.master(sentinels, master)),
-                listener,
-            ),
+            RedisTopology::Sentinel { sentinels, master } => {
+                let start = || MasterWatch::start(address, sentinels, master);
+                let master = topology.0.master.get_or_init(start).clone();
+                one(LinkTarget::Master(master), listener)
+            }
             RedisTopology::Cluster(nodes) => {
-                RedisLinks::Cluster(ClusterLinks::connect(address, nodes, listener))
+                let start = || ClusterWatch::start(address, nodes);
+                let cluster = topology.0.cluster.get_or_init(start).clone();
+                RedisLinks::Cluster(ClusterLinks::connect(address, cluster, listener))
             }
         };
         Self(Arc::new(RoutesState {
