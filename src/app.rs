@@ -302,9 +302,15 @@ fn serve_settings(config: &Config, tls: Option<TlsServer>) -> ServeSettings {
     }
 }
 
+/// The most workers of a process. Each has connections of its own to Redis, and a Redis serves the processes of all
+/// pods: on nodes with many cores they would be thousands. A sidecar needs fewer cores than its backend.
+const MOST_WORKERS: usize = 16;
+
 /// Starts one worker for each core, or for as many cores as the container's quota allows.
 fn start_workers(context: &WorkerContext) -> Result<Vec<Worker>, StartError> {
-    let count = available_parallelism().map_or(1, usize::from);
+    let count = available_parallelism()
+        .map_or(1, usize::from)
+        .min(MOST_WORKERS);
     (0..count)
         .map(|index| Worker::start(index, context.clone()))
         .collect::<io::Result<_>>()

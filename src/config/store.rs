@@ -15,7 +15,8 @@ use super::option::{Options, options};
 use super::reader::ConfigTable;
 use super::upstream::TrustedCas;
 use super::value_kind::{
-    DurationIn, HOUR, MS, Masked, Optional, PATH, SECOND, Text, ZeroOrDuration, text, word, words,
+    DurationIn, HOUR, IntegerIn, MS, Masked, Optional, PATH, SECOND, Text, ZeroOrDuration, text,
+    word, words,
 };
 use crate::lock::{RedisTls, RedisUrl, RedisUrlError};
 use crate::secret::SecretFile;
@@ -25,17 +26,26 @@ options! {
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct StoreConfig in "store" {
         /// The store: `memory:` for the memory of this process, or Redis at
-        /// `redis://[user[:password]@]host:port/database`, with TLS at
-        /// `rediss://[user[:password]@]host:port/database`, or at a Unix socket at
-        /// `unix://[user[:password]@]/run/redis.sock?db=database`.
+        /// `redis://[user[:password]@]host:port/database`, behind Sentinels at
+        /// `redis-sentinel://[user[:password]@]host:port,host:port/MASTER/database`, as a cluster at
+        /// `redis-cluster://[user[:password]@]host:port,host:port`, each of them with TLS as `rediss...`, or
+        /// at a Unix socket at `unix://[user[:password]@]/run/redis.sock?db=database`.
         url: StoreAddress = StoreAddress::Memory, Masked(STORE_URL),
             example "\"redis://agent@redis.example:6379/1\"", Restart;
         /// A file that holds the password for Redis, in place of one in `url`. It is read again for each
         /// connection and when it changes, so a new password needs no restart.
         password_file: Option<SecretFile> = None, Optional(text("path", path)),
             unset "none", example "\"/run/secrets/redis\"", Restart;
-        /// A PEM file of certificate authorities that are trusted for Redis with `rediss://`, in addition to
-        /// the public ones. This file and the next two are read again for each connection.
+        /// The user that logs in to the Sentinels with `sentinel_password_file`.
+        sentinel_user: Option<Box<str>> = None, Optional(text("name", sentinel_user)),
+            unset "`default`", example "\"agent\"", Restart;
+        /// A file that holds the password for the Sentinels of `url`. The user and the password in `url` and
+        /// `password_file` are for the servers that the Sentinels name, and never sent to a Sentinel. It is
+        /// read again as `password_file` is.
+        sentinel_password_file: Option<SecretFile> = None, Optional(text("path", path)),
+            unset "no login to the Sentinels", example "\"/run/secrets/sentinel\"", Restart;
+        /// A PEM file of certificate authorities that are trusted for Redis with TLS (`rediss...`), in addition
+        /// to the public ones. This file and the next two are read again for each connection.
         ca_file: Option<TrustedCas> = None, Optional(text("path", TrustedCas::read)),
             unset "only the public ones", example "\"/etc/seriatim/redis-ca.pem\"", Restart;
         /// A PEM file with the certificate that Redis gets if it requires client certificates, followed
@@ -63,6 +73,14 @@ options! {
                 why: "an instance stops its turns a little earlier",
             },
             example "\"1m\"", Restart;
+        /// How long no turn begins after another Redis server has answered in place of the one before: after a
+        /// failover or a restart. In this time, replicas stop turns whose locks the new server does not have.
+        /// 0: turns begin at once, and may overlap with such turns.
+        failover_grace: Duration = SECOND, DurationIn(Duration::ZERO..=SECOND * 60),
+            example "\"3s\"", Restart;
+        /// How many replicas of Redis must confirm a lock before its turn begins. If they don't within
+        /// `timeout`, the turn is refused with 503.
+        wait_replicas: u32 = 0, IntegerIn(0..=16), example "1", Restart;
         /// The name of this process. No two running processes may have the same name. A process with
         /// the name of an earlier one frees the locks that the earlier one held.
         instance: Option<Box<str>> = None, Optional(text("name", instance_name)),
@@ -118,12 +136,22 @@ const SERVER_NAME: Text<ServerName<'static>, &'static str> = Text {
 /// The options that only a Redis with TLS has a use for.
 const FOR_TLS: [&str; 4] = ["ca_file", "cert_file", "key_file", "server_name"];
 
+/// The options that only a Redis behind Sentinels has a use for.
+const FOR_SENTINELS: [&str; 2] = ["sentinel_user", "sentinel_password_file"];
+
 /// The shortest `crash_recovery`. With a shorter one, the margin (see `deadline::margin`) would leave an
 /// instance little or no time, and its turns would wait for a heartbeat that lasts.
 const SHORTEST_RECOVERY: Duration = Duration::from_millis(200);
 
 /// The options that locks in memory have no use for.
-const FOR_REDIS: [&str; 4] = ["on_error", "crash_recovery", "prefix", "unready_after"];
+const FOR_REDIS: [&str; 6] = [
+    "on_error",
+    "crash_recovery",
+    "failover_grace",
+    "wait_replicas",
+    "prefix",
+    "unready_after",
+];
 
 // === impl StoreConfig ===
 
@@ -135,6 +163,7 @@ impl StoreConfig {
         if let Some(file) = &self.password_file {
             self.check_password(file, table);
         }
+        self.check_sentinels(table);
         self.check_tls(table);
         match self.crash_recovery {
             _ if is_memory => {
@@ -194,6 +223,30 @@ impl StoreConfig {
         }
     }
 
+    fn check_sentinels(&self, table: &ConfigTable<'_>) {
+        if let Some(Err(error)) = self
+            .sentinel_password_file
+            .as_ref()
+            .map(SecretFile::read_password)
+        {
+            table.note("sentinel_password_file", error.to_string());
+        }
+        let has_sentinels = matches!(&self.url, StoreAddress::Redis(url) if url.has_sentinels());
+        if !has_sentinels && !table.is_wrong("url") {
+            for key in FOR_SENTINELS.into_iter().filter(|key| table.wrote(key)) {
+                let why = format!(
+                    "is used only with Sentinels: write url = \"redis-sentinel://host:26379/MASTER\" into [store], \
+                     or leave {key} out"
+                );
+                table.note(key, why);
+            }
+        } else if table.wrote("sentinel_user") && !table.wrote("sentinel_password_file") {
+            let why = "is used only with sentinel_password_file: write the file with the password of this user, or \
+                       leave sentinel_user out";
+            table.note("sentinel_user", why);
+        }
+    }
+
     fn check_tls(&self, table: &ConfigTable<'_>) {
         let has_tls = matches!(&self.url, StoreAddress::Redis(url) if url.has_tls());
         if !has_tls && !table.is_wrong("url") {
@@ -235,6 +288,14 @@ impl StoreConfig {
 
 fn path(text: &str) -> Result<SecretFile, std::convert::Infallible> {
     Ok(SecretFile::new(text))
+}
+
+/// The name of a user of a Sentinel's ACL.
+fn sentinel_user(name: &str) -> Result<Box<str>, &'static str> {
+    match !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        true => Ok(name.into()),
+        false => Err("write the name of a user without white space, or leave it out for `default`"),
+    }
 }
 
 /// A name that can be part of a Redis key and of a channel, as the name of a Kubernetes object.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::dispatcher::Dispatcher;
-use super::heartbeat::Heartbeat;
+use super::heartbeat::{Heartbeat, LOSS_PAUSE};
 use super::in_use::{UseInquiry, withdraw_unused};
 use super::queue::{self, QueueWatcher, WaitQueue};
 use super::registry::ClaimRegistry;
@@ -27,6 +27,8 @@ pub struct Instance {
     pub(super) health: StoreHealth,
     /// The instance's own access to the store.
     pub(super) store: Arc<dyn Store>,
+    /// For how long no turn begins after another server of the store has answered.
+    pub(super) failover_grace: Duration,
     watcher: AbortOnDropHandle<()>,
     _answers: Option<AbortOnDropHandle<()>>,
 }
@@ -86,7 +88,18 @@ impl Instance {
             health,
             _answers: answers,
             store,
+            failover_grace: LOSS_PAUSE,
             watcher: AbortOnDropHandle::new(tokio::spawn(watching)),
+        }
+    }
+
+    /// Sets for how long no turn begins after another server of the store has answered, such as a replica that a
+    /// failover made the master. It may lack the locks of turns that run. Zero: turns begin at once.
+    #[must_use]
+    pub fn with_failover_grace(self, failover_grace: Duration) -> Self {
+        Self {
+            failover_grace,
+            ..self
         }
     }
 

@@ -8,7 +8,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::extender::Extender;
-use super::heartbeat::LOSS_PAUSE;
 use super::instance::Instance;
 use super::releaser::Releaser;
 use super::{CallChain, ClaimId, LockHolder, Store, StoreError};
@@ -91,7 +90,8 @@ impl LockClient {
     pub(super) async fn wait_until_ready(&self) -> Result<(), StoreError> {
         loop {
             self.instance.heartbeat.wait_until_alive().await?;
-            match self.server_changed().map(|changed| changed + LOSS_PAUSE) {
+            let grace = self.instance.failover_grace;
+            match self.server_changed().map(|changed| changed + grace) {
                 Some(resumes) if Instant::now() < resumes => sleep_until(resumes).await,
                 _ => return Ok(()),
             }

@@ -175,11 +175,13 @@ pub enum StoreError {
         /// Why there is no connection.
         reason: Arc<str>,
     },
-    /// The command was not sent because the password's file, `store.password_file`, can't be used.
-    #[error("can't log in to the store at {store}: store.password_file: {reason}")]
+    /// The command was not sent because the file with the password can't be used.
+    #[error("can't log in to the store at {store}: {option}: {reason}")]
     NoPassword {
         /// The store's address, without the password.
         store: Arc<str>,
+        /// The option that names the file: `store.password_file`.
+        option: &'static str,
         /// What is wrong with the file. Has its path.
         reason: Arc<str>,
     },

@@ -100,7 +100,7 @@ async fn a_right_to_the_heartbeat_that_is_taken_away_is_named() {
     wait_until(process.admin(), 200, &["ready\n"], "it is ready").await;
     let less = RIGHTS.replace(" ~seriatim:instance:*", "");
     grant(&bench.redis, &less).await;
-    let named = "; tried GET, SET and PEXPIRE seriatim:instance:pod-0";
+    let named = "; tried GET, SET and PEXPIRE seriatim:instance:1:pod-0";
     wait_until(process.admin(), 503, &["NOPERM", named], "the key is named").await;
     wait_for(|| process.has_logged(named), "the log names the key, too").await;
     grant(&bench.redis, RIGHTS).await;

@@ -47,6 +47,9 @@ impl Text {
                     .with("store", "cert_file", &cert)
                     .with("store", "key_file", &key)
             }
+            ("store", "sentinel_user" | "sentinel_password_file") => text
+                .with("store", "url", "\"redis-sentinel://127.0.0.1:1/m\"")
+                .with("store", "sentinel_password_file", &file("token")),
             ("tracing", "ca_file") => text.with("tracing", "otlp", "\"https://otlp.example\""),
             ("tracing", "service") => text.with("tracing", "otlp", "\"http://127.0.0.1:1\""),
             ("routes", "prefix") => text
@@ -116,7 +119,7 @@ fn file(path: &str) -> String {
 fn example(section: &Section, option: &Setting) -> String {
     match (section.table, option.key) {
         ("", "upstream_ca_file") | ("store" | "tracing", "ca_file") => file("ca.pem"),
-        ("store", "password_file") => file("password"),
+        ("store", "password_file" | "sentinel_password_file") => file("password"),
         ("admin", "token_file") => file("token"),
         ("store" | "tls", "cert_file" | "key_file") => {
             // Beside its pair, another one: only the path differs.

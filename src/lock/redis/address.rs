@@ -3,18 +3,16 @@
 //! Invariant: neither the label nor an error text contains the password.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{ProtocolVersion, RedisConnectionInfo};
 
-use super::cluster::ClusterWatch;
 use super::keys::KeyNames;
 use super::reauth::{LoginKeeper, PasswordSource};
-use super::sentinel::MasterWatch;
 use super::server::RedisServer;
 use super::tls::{RedisTls, TlsClient};
-use super::url::{RedisEndpoint, RedisUrl, RedisUrlError};
+use super::url::{RedisUrl, RedisUrlError};
 use crate::lock::StoreHealth;
 use crate::metrics::Metrics;
 use crate::secret::{SecretError, SecretFile};
@@ -25,6 +23,11 @@ pub struct RedisAddress {
     pub(super) url: RedisUrl,
     /// The file with the password, in place of one in the URL.
     password_file: Option<PasswordSource>,
+    /// How connections to Sentinels log in.
+    sentinel_login: SentinelLogin,
+    /// How many replicas of Redis must confirm a lock before its turn begins.
+    #[expect(dead_code, reason = "acquisitions don't wait for replicas yet")]
+    pub(super) wait_replicas: u32,
     /// What connections with TLS trust and present.
     pub(super) tls: TlsClient,
     /// The server and the database, for the log.
@@ -35,15 +38,15 @@ pub struct RedisAddress {
     pub(super) health: StoreHealth,
     /// The servers that answer at this address.
     pub(super) server: RedisServer,
-    /// What all connections of the process share.
-    topology: Arc<SharedTopology>,
 }
 
-/// What is known of the servers, from the first connection on.
-#[derive(Default)]
-struct SharedTopology {
-    master: OnceLock<MasterWatch>,
-    cluster: OnceLock<ClusterWatch>,
+/// How connections to Sentinels log in. The servers that the Sentinels name have another login.
+#[derive(Clone, Default)]
+struct SentinelLogin {
+    /// `None`: the user `default`.
+    user: Option<String>,
+    /// The file with the password; `None`: no login.
+    password_file: Option<PasswordSource>,
 }
 
 // === impl RedisAddress ===
@@ -56,12 +59,13 @@ impl RedisAddress {
             label: url.label().into(),
             url: url.clone(),
             password_file: None,
+            sentinel_login: SentinelLogin::default(),
+            wait_replicas: 0,
             tls: TlsClient::default(),
             timeout,
             names: KeyNames::default(),
             health: StoreHealth::new(false, &metrics),
             server: RedisServer::default(),
-            topology: Arc::default(),
             metrics,
         }
     }
@@ -80,6 +84,28 @@ impl RedisAddress {
     pub fn with_password_file(self, file: Option<SecretFile>) -> Self {
         Self {
             password_file: file.map(PasswordSource::new),
+            ..self
+        }
+    }
+
+    /// Logs in to Sentinels as `user` (`None`: `default`) with the password in `file`, which is read as that of
+    /// [`RedisAddress::with_password_file`] is. Without a file, there is no login to Sentinels.
+    #[must_use]
+    pub fn with_sentinel_login(self, user: Option<String>, file: Option<SecretFile>) -> Self {
+        Self {
+            sentinel_login: SentinelLogin {
+                user,
+                password_file: file.map(PasswordSource::new),
+            },
+            ..self
+        }
+    }
+
+    /// Sets how many replicas of Redis must confirm a lock before its turn begins.
+    #[must_use]
+    pub fn with_wait_replicas(self, wait_replicas: u32) -> Self {
+        Self {
+            wait_replicas,
             ..self
         }
     }
@@ -112,70 +138,80 @@ impl RedisAddress {
         }
     }
 
-    /// The same address for a task that finds out about the topology, and must not keep itself alive.
-    pub(super) fn without_topology(&self) -> Self {
-        Self {
-            topology: Arc::default(),
-            ..self.clone()
-        }
-    }
-
-    /// The master that these Sentinels name. The first call starts the task that asks them, on the current runtime.
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
-    pub(super) fn master(&self, sentinels: &[RedisEndpoint], name: &str) -> MasterWatch {
-        let start = || MasterWatch::start(self, sentinels, name);
-        self.topology.master.get_or_init(start).clone()
-    }
-
-    /// The slots of the cluster that these nodes belong to. The first call starts the task that asks for them, on the
-    /// current runtime.
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
-    pub(super) fn cluster(&self, nodes: &[RedisEndpoint]) -> ClusterWatch {
-        let start = || ClusterWatch::start(self, nodes);
-        self.topology.cluster.get_or_init(start).clone()
-    }
-
-    /// How a new connection logs in. Reads the password's file.
+    /// How a new connection logs in to a server with locks. Reads the password's file.
     ///
     /// # Errors
     /// When the file has no password. The text doesn't contain what is in it.
     pub(super) async fn login(&self) -> Result<RedisConnectionInfo, Arc<SecretError>> {
-        // RESP3, because its connections report when they are lost.
-        let mut login = RedisConnectionInfo::default()
-            .set_protocol(ProtocolVersion::RESP3)
-            .set_skip_set_lib_name()
-            .set_db(self.url.database);
-        if let Some(user) = &self.url.user {
-            login = login.set_username(user);
-        }
-        if let Some(password) = &self.url.password {
-            login = login.set_password(password);
-        }
-        if let Some(file) = &self.password_file {
-            let password = file.read().await?;
-            login = login.set_password(password);
-        }
-        Ok(login)
+        let (url, file) = (&self.url, self.password_file.as_ref());
+        let login = login_as(url.user.as_deref(), url.password.as_deref(), file).await?;
+        Ok(login.set_db(url.database))
     }
 
-    /// What keeps a connection logged in that has logged in this way; `None`: its password can't change.
+    /// How a new connection logs in to a Sentinel. Reads the file of the Sentinels' password.
+    ///
+    /// # Errors
+    /// When the file has no password. The text doesn't contain what is in it.
+    pub(super) async fn sentinel_login(&self) -> Result<RedisConnectionInfo, Arc<SecretError>> {
+        let SentinelLogin {
+            user,
+            password_file,
+        } = &self.sentinel_login;
+        login_as(user.as_deref(), None, password_file.as_ref()).await
+    }
+
+    /// What keeps a connection to a server with locks logged in that has logged in this way; `None`: its password
+    /// can't change.
     pub(super) fn login_keeper(
         &self,
         login: &RedisConnectionInfo,
         label: &Arc<str>,
     ) -> Option<LoginKeeper> {
-        let source = self.password_file.clone()?;
-        Some(LoginKeeper::new(
-            source,
-            login,
-            Arc::clone(label),
-            self.timeout,
-        ))
+        self.keeper(self.password_file.as_ref(), login, label)
     }
+
+    /// What keeps a connection to a Sentinel logged in that has logged in this way; `None`: its password can't
+    /// change.
+    pub(super) fn sentinel_login_keeper(
+        &self,
+        login: &RedisConnectionInfo,
+        label: &Arc<str>,
+    ) -> Option<LoginKeeper> {
+        self.keeper(self.sentinel_login.password_file.as_ref(), login, label)
+    }
+
+    fn keeper(
+        &self,
+        source: Option<&PasswordSource>,
+        login: &RedisConnectionInfo,
+        label: &Arc<str>,
+    ) -> Option<LoginKeeper> {
+        let (source, label) = (source?.clone(), Arc::clone(label));
+        Some(LoginKeeper::new(source, login, label, self.timeout))
+    }
+}
+
+/// A login to database 0. The password is that in the file, if there is one.
+async fn login_as(
+    user: Option<&str>,
+    password: Option<&str>,
+    file: Option<&PasswordSource>,
+) -> Result<RedisConnectionInfo, Arc<SecretError>> {
+    // RESP3, because its connections report when they are lost.
+    let mut login = RedisConnectionInfo::default()
+        .set_protocol(ProtocolVersion::RESP3)
+        .set_skip_set_lib_name();
+    if let Some(user) = user {
+        login = login.set_username(user);
+    }
+    if let Some(password) = password {
+        login = login.set_password(password);
+    }
+    if let Some(file) = file {
+        let password = file.read().await?;
+        login = login.set_password(password);
+    }
+    Ok(login)
 }
 
 impl fmt::Debug for RedisAddress {

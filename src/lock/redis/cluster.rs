@@ -47,14 +47,14 @@ struct KnownCluster {
 /// The connections of one store to all masters. Dropping it ends them.
 pub(super) struct ClusterLinks {
     address: RedisAddress,
-    links: watch::Receiver<LinkTable>,
+    links: watch::Receiver<Arc<LinkTable>>,
     cluster: ClusterWatch,
     numbers: Arc<LinkNumbers>,
     _task: AbortOnDropHandle<()>,
 }
 
 /// A connection for each master of a map.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct LinkTable {
     map: Arc<SlotMap>,
     /// At the index of its master.
@@ -65,6 +65,10 @@ struct LinkTable {
 
 /// The pause before a command is sent again that no node executes for the moment.
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
+
+/// How many masters are asked: more than can be cut off together, and few enough for a cluster of hundreds, where
+/// each answer has some kilobytes.
+const MOST_ASKED: usize = 5;
 
 /// For how long the last view of a cluster counts before the nodes of the URL are asked again.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -120,21 +124,20 @@ impl ClusterLinks {
     /// Outside of a tokio runtime.
     pub(super) fn connect(
         address: &RedisAddress,
-        nodes: &[RedisEndpoint],
+        cluster: ClusterWatch,
         listener: Option<ChannelListener>,
     ) -> Self {
-        let cluster = address.cluster(nodes);
         let numbers = Arc::<LinkNumbers>::default();
-        let (sender, links) = watch::channel(LinkTable::default());
+        let (sender, links) = watch::channel(Arc::<LinkTable>::default());
         let linker = Linker {
-            address: address.without_topology(),
+            address: address.clone(),
             listener,
             numbers: Arc::clone(&numbers),
             known: cluster.known.clone(),
             links: sender,
         };
         Self {
-            address: address.without_topology(),
+            address: address.clone(),
             links,
             cluster,
             numbers,
@@ -182,13 +185,7 @@ impl ClusterLinks {
         loop {
             let (link, is_asking) = match redirected.take() {
                 Some(redirected) => redirected,
-                None => match self.table(give_up).await?.link(slot) {
-                    Some(link) => (link, false),
-                    None => {
-                        let reason = format!("no node of the cluster has slot {slot}");
-                        return Err(not_sent(&self.address.label, &reason));
-                    }
-                },
+                None => (self.link_to(slot, give_up).await?, false),
             };
             let sent = link.exchange(command, &build, is_asking, give_up).await;
             let LinkError { error, redirection } = match sent {
@@ -199,7 +196,7 @@ impl ClusterLinks {
                 return Err(error);
             };
             self.cluster.refresh();
-            let table = self.links.borrow().clone();
+            let table = Arc::clone(&self.links.borrow());
             redirected = match &redirection {
                 Redirection::Moved(to) => table.find(&link, to).map(|link| (link, false)),
                 Redirection::Ask(to) => table.find(&link, to).map(|link| (link, true)),
@@ -215,9 +212,25 @@ impl ClusterLinks {
         }
     }
 
+    /// The connection to the master of a slot, as soon as the masters are known.
+    async fn link_to(
+        &self,
+        slot: u16,
+        give_up: Instant,
+    ) -> Result<Arc<RedisConnection>, StoreError> {
+        if let Some(link) = self.link(slot) {
+            return Ok(link);
+        }
+        let link = self.table(give_up).await?.link(slot);
+        link.ok_or_else(|| {
+            let reason = format!("no node of the cluster has slot {slot}");
+            not_sent(&self.address.label, &reason)
+        })
+    }
+
     /// The connections, as soon as the masters are known.
-    async fn table(&self, give_up: Instant) -> Result<LinkTable, StoreError> {
-        let is_known = |table: &LinkTable| !table.links.is_empty() || table.error.is_some();
+    async fn table(&self, give_up: Instant) -> Result<Arc<LinkTable>, StoreError> {
+        let is_known = |table: &Arc<LinkTable>| !table.links.is_empty() || table.error.is_some();
         if !is_known(&self.links.borrow()) {
             let mut links = self.links.clone();
             let known = links.wait_for(is_known);
@@ -228,9 +241,9 @@ impl ClusterLinks {
                 ));
             }
         }
-        let table = self.links.borrow().clone();
-        match table.error {
-            Some(error) if table.links.is_empty() => Err(error),
+        let table = Arc::clone(&self.links.borrow());
+        match &table.error {
+            Some(error) if table.links.is_empty() => Err(error.clone()),
             _ => Ok(table),
         }
     }
@@ -309,7 +322,8 @@ impl ClusterWatcher {
         // A node that is asked again has to be heard again.
         self.views
             .retain(|node, _| self.map.masters().any(|master| master == node));
-        self.poll.ask_only(self.map.masters().cloned());
+        self.poll
+            .ask_only(self.map.masters().take(MOST_ASKED).cloned());
         self.known.send_replace(KnownCluster {
             map: Some(Arc::new(self.map.clone())),
             error: None,
@@ -351,7 +365,7 @@ struct Linker {
     listener: Option<ChannelListener>,
     numbers: Arc<LinkNumbers>,
     known: watch::Receiver<KnownCluster>,
-    links: watch::Sender<LinkTable>,
+    links: watch::Sender<Arc<LinkTable>>,
 }
 
 impl Linker {
@@ -371,7 +385,7 @@ impl Linker {
         if let Some(error) = &error {
             self.address.health.failed(error.clone());
         }
-        let before = self.links.borrow().clone();
+        let before = Arc::clone(&self.links.borrow());
         let known = before.map.masters().zip(&before.links);
         let known: HashMap<&RedisNode, &Arc<RedisConnection>> = known.collect();
         let links = map.masters().map(|master| match known.get(master) {
@@ -388,6 +402,7 @@ impl Linker {
             }
         });
         let links = links.collect();
-        self.links.send_replace(LinkTable { map, links, error });
+        self.links
+            .send_replace(Arc::new(LinkTable { map, links, error }));
     }
 }

@@ -60,7 +60,7 @@ impl TopologyPoll {
     ) -> (Self, mpsc::UnboundedReceiver<TopologyAnswer>) {
         let (answers, inbox) = mpsc::unbounded_channel();
         let poll = Self {
-            address: address.without_topology(),
+            address: address.clone(),
             question,
             tasks: HashMap::new(),
             failing: HashSet::new(),

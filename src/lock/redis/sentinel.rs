@@ -157,9 +157,6 @@ impl MasterWatcher {
     /// The error for a Sentinel that names no master.
     fn explain(&self, error: &StoreError) -> StoreError {
         let hint = match error {
-            StoreError::Refused { reason, .. } if reason.starts_with("NOAUTH") => {
-                ": set store.sentinel_password_file"
-            }
             StoreError::Refused { reason, .. } if reason.contains("No such master") => {
                 ": write the name that the Sentinels' configuration has for the master in store.url"
             }

@@ -102,7 +102,7 @@ impl RedisUrl {
         };
         let is_list = form.servers != UrlServers::Single;
         if is_list && credentials.is_some_and(|login| login.contains(['@', ','])) {
-            return Err(RedisUrlError::SeveralLogins(form.example));
+            return Err(RedisUrlError::SeveralLogins);
         }
         if let Some(character) = address.chars().find(|c| matches!(c, '?' | '#')) {
             return Err(match (form.servers, character) {

@@ -43,10 +43,10 @@ pub enum RedisUrlError {
     },
     /// There is a login before each host, or the login has a character that separates hosts.
     #[error(
-        "the user and the password must be written once, before the first host, as in \"{0}\": write `%40` for an \
-         `@` and `%2C` for a `,` in them, or leave the password out and set password_file"
+        "the user and the password must be written once, before the first host: write `%40` for an `@` and `%2C` for \
+         a `,` in them, or leave the password out and set password_file"
     )]
-    SeveralLogins(&'static str),
+    SeveralLogins,
     /// What follows the host is not a port.
     #[error("the port must be a number from 0 to 65535: write it after the host, as \"{0}\"")]
     Port(&'static str),
