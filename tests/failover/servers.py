@@ -227,13 +227,13 @@ class ClusterServers(Servers):
         await self.replica.call("CLUSTER", "FAILOVER")
 
     async def reshard(self, keys: list[str]) -> None:
-        """Moves the slots of these keys from the first master to the second, slowly."""
+        """Moves the slots of these keys from the first master to the second; each takes half a second, which is long."""
         source, target = await self.first.call("CLUSTER", "MYID"), await self._second.call("CLUSTER", "MYID")
         for slot in {slot_of(key) for key in keys}:
             await self._second.call("CLUSTER", "SETSLOT", slot, "IMPORTING", source)
             await self.first.call("CLUSTER", "SETSLOT", slot, "MIGRATING", target)
             # Turns begin and end in the meantime, so their keys are at both nodes.
-            for _ in range(20):
+            for _ in range(10):
                 await self._migrate(slot, 1)
                 await asyncio.sleep(0.05)
             while await self._migrate(slot, 100):
