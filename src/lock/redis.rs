@@ -35,6 +35,7 @@ mod clock;
 mod cluster;
 mod command;
 mod connection;
+mod echoes;
 mod error;
 mod keys;
 mod login;

@@ -117,7 +117,7 @@ async fn a_turn_that_asks_while_its_replica_connects_begins_no_earlier() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_turn_begins_within_the_failover_grace() {
-    let mut bench = Replicas::on_redis().await;
+    let bench = Replicas::on_redis().await;
     // The longest one that can be configured, which ends after the test, and none.
     let waits = bench.replica("failover_grace = \"1m\"\n", "");
     let goes_on = bench.replica("failover_grace = \"0s\"\n", "");

@@ -18,6 +18,7 @@ use super::address::RedisAddress;
 use super::clock::RedisClock;
 use super::command::StoreCommand;
 use super::connection::{ChannelListener, LinkError, LinkNumbers, LinkTarget, RedisConnection};
+use super::echoes::EchoFilter;
 use super::error::{RedirectedTo, Redirection, not_sent, of_server};
 use super::node::{NodeRole, RedisNode};
 use super::poll::{TopologyAnswer, TopologyPoll, TopologyQuestion};
@@ -81,10 +82,10 @@ impl ClusterWatch {
     /// # Panics
     /// Outside of a tokio runtime.
     pub(super) fn start(address: &RedisAddress, nodes: &[RedisEndpoint]) -> Self {
-        let mut command = redis::cmd("CLUSTER");
-        command.arg("NODES");
+        let mut commands = redis::pipe();
+        commands.cmd("CLUSTER").arg("NODES");
         let question = TopologyQuestion {
-            command,
+            commands,
             role: NodeRole::ClusterNode,
             channel: None,
         };
@@ -128,6 +129,10 @@ impl ClusterLinks {
         listener: Option<ChannelListener>,
     ) -> Self {
         let numbers = Arc::<LinkNumbers>::default();
+        let listener = listener.map(|listener| ChannelListener {
+            handler: Arc::new(EchoFilter::new(listener.handler)),
+            ..listener
+        });
         let (sender, links) = watch::channel(Arc::<LinkTable>::default());
         let linker = Linker {
             address: address.clone(),
@@ -288,10 +293,10 @@ struct ClusterWatcher {
 impl ClusterWatcher {
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<TopologyAnswer>) {
         self.poll.ask_only(self.seeds.iter().cloned());
-        while let Some(TopologyAnswer { from, reply }) = inbox.recv().await {
-            self.poll.note(&from, reply.is_ok());
-            let view = reply.and_then(|reply| {
-                let text = reply::text(&reply).unwrap_or_default();
+        while let Some(TopologyAnswer { from, replies }) = inbox.recv().await {
+            self.poll.note(&from, replies.is_ok());
+            let view = replies.and_then(|replies| {
+                let text = replies.first().and_then(reply::text).unwrap_or_default();
                 ClusterView::parse(text, &from.endpoint)
                     .ok_or_else(|| not_sent(&from.label, "CLUSTER NODES can't be parsed"))
             });

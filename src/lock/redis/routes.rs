@@ -50,7 +50,7 @@ enum RedisLinks {
     /// One connection, whichever server it goes to.
     One(Arc<RedisConnection>, Arc<LinkNumbers>),
     /// One to each master.
-    Cluster(ClusterLinks),
+    Cluster(Box<ClusterLinks>),
 }
 
 // === impl RedisRoutes ===
@@ -84,7 +84,8 @@ impl RedisRoutes {
             RedisTopology::Cluster(nodes) => {
                 let start = || ClusterWatch::start(address, nodes);
                 let cluster = topology.0.cluster.get_or_init(start).clone();
-                RedisLinks::Cluster(ClusterLinks::connect(address, cluster, listener))
+                let links = ClusterLinks::connect(address, cluster, listener);
+                RedisLinks::Cluster(Box::new(links))
             }
         };
         Self(Arc::new(RoutesState {
