@@ -49,7 +49,12 @@ class Case:
 
 
 def sentinel(network: Network, folder: Path, given: argparse.Namespace) -> Servers:
-    return SentinelServers(network, folder, given.down_after)
+    return SentinelServers(network, folder, given.down_after, [])
+
+
+def sentinel_with_min_replicas(network: Network, folder: Path, given: argparse.Namespace) -> Servers:
+    """A master without replicas accepts no writes after 2 seconds."""
+    return SentinelServers(network, folder, given.down_after, ["--min-replicas-to-write", "1", "--min-replicas-max-lag", "2"])
 
 
 def cluster(network: Network, folder: Path, given: argparse.Namespace) -> Servers:
@@ -77,6 +82,16 @@ def heal(servers: Servers) -> None:
     servers.first.heal()
 
 
+async def split(servers: Servers) -> None:
+    assert isinstance(servers, SentinelServers)
+    servers.split()
+
+
+def join(servers: Servers) -> None:
+    assert isinstance(servers, SentinelServers)
+    servers.join()
+
+
 async def lose_replica(servers: Servers) -> None:
     assert isinstance(servers, ClusterServers)
     await servers.replica.kill()
@@ -92,6 +107,8 @@ CASES = {
     "sentinel-failover": Case("Sentinel, `SENTINEL FAILOVER`", sentinel, failover),
     "sentinel-kill": Case("Sentinel, `kill -9` of the master", sentinel, kill),
     "sentinel-cut": Case("Sentinel, the master is cut off", sentinel, cut, heal),
+    "sentinel-split": Case("Sentinel, the master is cut off together with a replica of Seriatim", sentinel, split, join),
+    "sentinel-split-min": Case("the same with `min-replicas-to-write 1` and `min-replicas-max-lag 2`", sentinel_with_min_replicas, split, join),
     "cluster-none": Case("cluster, no fault", cluster, nothing),
     "cluster-failover": Case("cluster, `CLUSTER FAILOVER`", cluster, failover),
     "cluster-kill": Case("cluster, `kill -9` of a master", cluster, kill),
@@ -124,7 +141,7 @@ async def run(case: Case, grace: str, folder: Path, given: argparse.Namespace) -
         for number in range(REPLICAS):
             port, admin = process.free_port(), process.free_port()
             file = folder / f"proxy-{number}.toml"
-            file.write_text(configuration(servers.url, grace, port, admin, backend_port, f"proxy-{number}"))
+            file.write_text(configuration(servers.urls[number % len(servers.urls)], grace, port, admin, backend_port, f"proxy-{number}"))
             proxies.append(await process.started((BIN, "--config", str(file)), "127.0.0.1", port, folder / f"proxy-{number}.log"))
             await ready(admin)
             ports.append(port)

@@ -17,11 +17,11 @@ class Network:
         self._fronts: list[asyncio.Server] = []
         self._flows: set[Flow] = set()
 
-    async def front(self, host: str, port: int) -> int:
-        """Listens for a server; gives the port on 127.0.0.1."""
+    async def front(self, host: str, port: int, source: str | None = None) -> int:
+        """Listens for a server; gives the port on 127.0.0.1. `source` is who connects to it; None: their addresses tell."""
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            flow = Flow(writer.get_extra_info("peername")[0], host)
+            flow = Flow(source or writer.get_extra_info("peername")[0], host)
             self._flows.add(flow)
             try:
                 await flow.run(self, reader, writer, port)
@@ -33,7 +33,7 @@ class Network:
         return listener.sockets[0].getsockname()[1]
 
     def cut(self, host: str) -> None:
-        """From now on, nothing arrives between this server and the others. Their connections stay open."""
+        """From now on, nothing arrives between this one and the others. Their connections stay open."""
         self._cut.add(host)
 
     def heal(self, host: str) -> None:

@@ -94,9 +94,9 @@ class Server:
 
 
 class Servers:
-    """What a case starts. `url` is that for the proxy, and `first` the master of the first sessions."""
+    """What a case starts. Each replica of the proxy has one of the `urls`, and `first` is the master of the first sessions."""
 
-    url: str
+    urls: list[str]
     first: Server
 
     async def start(self) -> None:
@@ -118,18 +118,21 @@ class SentinelServers(Servers):
     """1 master, 2 replicas, 3 Sentinels."""
 
     MASTER = "main"
+    # The replica of the proxy with the first URL, for the network.
+    PROXY = "proxy-0"
 
-    def __init__(self, network: Network, folder: Path, down_after: float) -> None:
+    def __init__(self, network: Network, folder: Path, down_after: float, options: list[str]) -> None:
+        """`options` are those of the master and the replicas."""
         self._servers = [Server(network, folder, number) for number in (1, 2, 3)]
-        self._folder, self._down_after = folder, down_after
+        self._network, self._folder, self._down_after, self._options = network, folder, down_after, options
         self._sentinels: list[tuple[str, int]] = []
         self._processes: list[asyncio.subprocess.Process] = []
         self.first = self._servers[0]
 
     async def start(self) -> None:
-        await self.first.start([])
+        await self.first.start(self._options)
         for replica in self._servers[1:]:
-            await replica.start(["--replicaof", "127.0.0.1", str(self.first.front)])
+            await replica.start(["--replicaof", "127.0.0.1", str(self.first.front), *self._options])
         for replica in self._servers[1:]:
             await until(replica.follows, "the replicas have the data of the master")
         for number in (11, 12, 13):
@@ -148,8 +151,18 @@ class SentinelServers(Servers):
             self._processes.append(await process.started(("redis-server", str(file), "--sentinel"), host, port, folder / "log"))
         for sentinel in self._sentinels:
             await until(lambda: self._knows_all(sentinel), "the Sentinels know all servers")
-        hosts = ",".join(f"{host}:{port}" for host, port in self._sentinels)
-        self.url = f"redis-sentinel://{hosts}/{self.MASTER}/0"
+        fronts = [("127.0.0.1", await self._network.front(*sentinel, self.PROXY)) for sentinel in self._sentinels]
+        hosts = [",".join(f"{host}:{port}" for host, port in some) for some in (fronts, self._sentinels)]
+        self.urls = [f"redis-sentinel://{some}/{self.MASTER}/0" for some in hosts]
+
+    def split(self) -> None:
+        """Cuts off the master together with a replica of the proxy, which hears of no other master."""
+        self.first.cut()
+        self._network.cut(self.PROXY)
+
+    def join(self) -> None:
+        self.first.heal()
+        self._network.heal(self.PROXY)
 
     async def _master(self, sentinel: tuple[str, int]) -> dict[str, str]:
         words = await call(*sentinel, "SENTINEL", "MASTER", self.MASTER)
@@ -203,7 +216,7 @@ class ClusterServers(Servers):
             await until(replica.follows, "the replicas have the data of their masters")
         for node in self._nodes:
             await until(lambda: self._is_ok(node), "the cluster is ok")
-        self.url = "redis-cluster://" + ",".join(f"127.0.0.1:{node.front}" for node in masters)
+        self.urls = ["redis-cluster://" + ",".join(f"127.0.0.1:{node.front}" for node in masters)]
 
     @staticmethod
     def _slots(number: int) -> range:
