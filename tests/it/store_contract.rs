@@ -20,7 +20,8 @@ use tokio::time::{Instant, sleep};
 use crate::support::redis::Redis;
 use crate::support::{wait_for, wait_for_async};
 
-/// Runs each rule of the contract against the memory store, and against Redis without and with TLS.
+/// Runs each rule of the contract against the memory store, and against Redis without and with TLS, and
+/// with RESP2.
 macro_rules! store_contract {
     ($($rule:ident),* $(,)?) => {
         mod memory {
@@ -47,6 +48,14 @@ macro_rules! store_contract {
                 let address = server.address();
                 let store = crate::store_contract::StoreSetup::at(address, &server.redis).await;
                 super::$rule(store).await;
+            })*
+        }
+        mod redis_with_resp2 {
+            $(#[tokio::test]
+            async fn $rule() {
+                let redis = crate::support::redis::Redis::start_without_hello(&[]).await;
+                let redis = std::sync::Arc::new(redis);
+                super::$rule(crate::store_contract::StoreSetup::on_redis(&redis).await).await;
             })*
         }
     };
