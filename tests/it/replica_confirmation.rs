@@ -14,13 +14,12 @@ async fn start(store: &str) -> (Bench<Redis>, Redis) {
     let master = Redis::start_with(&["--repl-diskless-sync-delay", "0"]).await;
     let port = master.port().to_string();
     let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &port]).await;
-    let is_online = async || {
-        let info = master.command(&["INFO", "replication"]).await;
-        let info: String = redis::from_redis_value(info).expect("text");
-        info.contains("state=online")
-    };
-    wait_for_async(is_online, "the replica is online").await;
-    let bench = Setup::new(CHAT).store(store).on(master).await;
+    // Redis sends a new replica nothing before its first confirmation.
+    master.command(&["SET", "first", "1", "PX", "1"]).await;
+    let confirmed = master.command(&["WAIT", "1", "15000"]).await;
+    assert_eq!(confirmed, redis::Value::Int(1), "the replica is there");
+    let config = format!("[lock]\nblocking = true\n{CHAT}");
+    let bench = Setup::new(&config).store(store).on(master).await;
     for n in 0..8 {
         let answer = turn(bench.app.addr(), &format!("first {n}"), "plain:ok").await;
         assert_eq!(answer.status, 200, "the replica confirms: {answer:?}");
