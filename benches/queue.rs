@@ -220,7 +220,7 @@ async fn await_waiters(
     connection: &mut MultiplexedConnection,
     count: usize,
 ) -> Result<(), Failure> {
-    let queue = format!("{{{KEY}}}:queue");
+    let queue = format!("{{{KEY}}}:1:queue");
     loop {
         let waiting: usize = ::redis::cmd("ZCARD")
             .arg(&queue)

@@ -40,6 +40,7 @@ mod claim;
 mod claim_state;
 mod dispatcher;
 mod extender;
+mod format;
 mod guard;
 mod heartbeat;
 mod holder;

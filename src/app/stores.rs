@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::config::{OnError, StoreAddress, StoreConfig};
 use crate::lock::memory::MemoryStore;
-use crate::lock::redis::{RedisAddress, RedisStore};
+use crate::lock::redis::{RedisAddress, RedisStores};
 use crate::lock::{ClaimIssuer, Dispatcher, Epoch, Fallback, Instance, Locks, Store, StoreHealth};
 use crate::metrics::Metrics;
 
@@ -18,8 +18,8 @@ pub(super) type MakeLocks = Arc<dyn Fn() -> Locks + Send + Sync>;
 pub(super) enum Stores {
     /// The process's memory: one store for all workers.
     Memory(Arc<MemoryStore>),
-    /// Redis: one connection for each worker.
-    Redis(Box<RedisAddress>),
+    /// Redis: connections of its own for each worker.
+    Redis(Box<RedisStores>),
 }
 
 /// Starts this process's instance, and returns it with the function that makes each worker's locks.
@@ -99,7 +99,7 @@ impl Stores {
                     .with_tls(config.tls())
                     .with_prefix(config.key_prefix())
                     .observed_by(metrics, health);
-                Self::Redis(Box::new(address))
+                Self::Redis(Box::new(RedisStores::new(address)))
             }
         }
     }
@@ -116,7 +116,7 @@ impl Stores {
     pub(super) fn store(&self) -> Arc<dyn Store> {
         match self {
             Self::Memory(store) => Arc::clone(store) as Arc<dyn Store>,
-            Self::Redis(address) => Arc::new(RedisStore::connect((**address).clone())),
+            Self::Redis(stores) => Arc::new(stores.connect()),
         }
     }
 
@@ -128,9 +128,7 @@ impl Stores {
                 store.listen(instance, handler);
                 Arc::clone(store) as Arc<dyn Store>
             }
-            Self::Redis(address) => {
-                Arc::new(RedisStore::listen((**address).clone(), instance, handler))
-            }
+            Self::Redis(stores) => Arc::new(stores.listen(instance, handler)),
         }
     }
 }

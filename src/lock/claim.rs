@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 use thiserror::Error;
 
+use super::format::INSTANCE_FORMAT;
 use crate::key::SessionKey;
 
 /// The value of a held lock: one line of JSON that tells a reader who holds the lock. Scripts only
@@ -165,7 +166,7 @@ impl ClaimIssuer {
             instance: instance.into(),
             prefix: Box::default(),
             epoch,
-            token_prefix: format!("{{\"token\":\"{epoch}-").into(),
+            token_prefix: format!("{{\"format\":{INSTANCE_FORMAT},\"claim\":\"{epoch}-").into(),
             token_middle: format!("\",\"instance\":{}{heartbeat}", json!(instance)).into(),
             issued: AtomicU64::new(0),
         }
@@ -290,7 +291,7 @@ mod tests {
         assert_ne!(first, second, "no two claims share a token");
         let value: serde_json::Value = serde_json::from_str(first.as_str()).unwrap();
         assert_eq!(
-            value["token"], "0000000000000abc-0",
+            value["claim"], "0000000000000abc-0",
             "epoch and number make it unique"
         );
         assert_eq!(value["instance"], "pod-1", "the value names the instance");

@@ -1,7 +1,7 @@
 //! What a lock's value says about its holder, whoever wrote it.
 //!
 //! Invariant: a value that no instance of Seriatim wrote is no turn; it can't be interrupted, and its
-//! instance never counts as dead.
+//! instance never counts as dead. The same is true of a value of another format.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::format::INSTANCE_FORMAT;
 use super::{ClaimId, ClaimIssuer, Token, TurnTag};
 use crate::redact;
 
@@ -71,11 +72,12 @@ impl LockHolder {
         *self.0 == *token.0
     }
 
-    /// The turn that holds the lock; `None` for a holder that isn't Seriatim.
+    /// The turn that holds the lock; `None` for a holder that isn't Seriatim, or has another format.
     pub fn turn(&self) -> Option<HolderTurn> {
         #[derive(Deserialize)]
         struct TurnJson<'v> {
-            token: &'v str,
+            format: u32,
+            claim: &'v str,
             instance: String,
             #[serde(default)]
             prefix: String,
@@ -84,16 +86,19 @@ impl LockHolder {
             turn: Option<&'v str>,
         }
         let value: TurnJson<'_> = serde_json::from_str(&self.0).ok()?;
+        if value.format != INSTANCE_FORMAT {
+            return None;
+        }
         Some(HolderTurn {
             instance: value.instance.into(),
             prefix: value.prefix.into(),
-            id: value.token.parse().ok()?,
-            known_as: value.turn.unwrap_or(value.token).parse().ok()?,
+            id: value.claim.parse().ok()?,
+            known_as: value.turn.unwrap_or(value.claim).parse().ok()?,
             has_heartbeat: value.heartbeat,
         })
     }
 
-    /// Everything that the token says; `None` for a holder that isn't Seriatim.
+    /// Everything that the token says; `None` for a holder without a [`LockHolder::turn`].
     pub fn details(&self) -> Option<HolderDetails> {
         #[derive(Deserialize)]
         struct DetailsJson {
@@ -214,7 +219,9 @@ mod tests {
             "",
             "0b7e",
             "{}",
-            r#"{"token":"x","instance":"pod-1"}"#,
+            r#"{"format":1,"claim":"x","instance":"pod-1"}"#,
+            r#"{"claim":"1-1","instance":"pod-1","heartbeat":true}"#,
+            r#"{"format":2,"claim":"1-1","instance":"pod-1","heartbeat":true}"#,
             "[1]",
         ] {
             assert_eq!(

@@ -1,12 +1,13 @@
 //! Messages from one instance to another about a claim.
 //!
 //! Invariant: a message is a hint. It may get lost, so whoever receives one asks the store; only
-//! `interrupt` and `taken` end a turn, and `operator` is for the log. An instance ignores a message that it can't parse, because a newer
-//! version may have sent it.
+//! `interrupt` and `taken` end a turn, and `operator` is for the log. An instance ignores a message that it can't
+//! parse, because a newer version may have sent it.
 
 use std::fmt;
 use std::str::FromStr;
 
+use super::format::INSTANCE_FORMAT;
 use super::{ClaimId, ForeignText};
 use crate::key::SessionKey;
 
@@ -72,6 +73,7 @@ impl Message {
 
 impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{INSTANCE_FORMAT} ")?;
         match self {
             Self::Granted(id) => write!(f, "granted {id}"),
             Self::Superseded(id) => write!(f, "superseded {id}"),
@@ -89,6 +91,10 @@ impl FromStr for Message {
     type Err = ForeignText;
 
     fn from_str(text: &str) -> Result<Self, ForeignText> {
+        let (format, text) = text.split_once(' ').ok_or(ForeignText)?;
+        if format.parse() != Ok(INSTANCE_FORMAT) {
+            return Err(ForeignText);
+        }
         let (kind, rest) = text.split_once(' ').ok_or(ForeignText)?;
         if kind == "in_use" {
             let (id, key) = rest.split_once(' ').ok_or(ForeignText)?;
@@ -153,33 +159,40 @@ mod tests {
             epoch: Epoch(u64::MAX),
             number: 0x1f,
         };
-        for message in [
-            Message::Granted(id),
-            Message::Superseded(id),
-            Message::Interrupt(id),
-            Message::Taken(id),
-            Message::InUse(id, SessionKey::literal("lock:session:u1:a b")),
-            Message::Operated(
-                id,
-                OperatorAction::ForceRelease,
-                Operated {
-                    by: "root@host".into(),
-                    key: SessionKey::literal("lock:session:u1:a b"),
-                },
+        let key = SessionKey::literal("lock:session:u1:a b");
+        let operated = Operated {
+            by: "root@host".into(),
+            key: key.clone(),
+        };
+        let texts = [
+            ("granted ID", Message::Granted(id)),
+            ("superseded ID", Message::Superseded(id)),
+            ("interrupt ID", Message::Interrupt(id)),
+            ("taken ID", Message::Taken(id)),
+            ("in_use ID lock:session:u1:a b", Message::InUse(id, key)),
+            (
+                "operator ID release root@host lock:session:u1:a b",
+                Message::Operated(id, OperatorAction::ForceRelease, operated),
             ),
-        ] {
-            assert_eq!(message.to_string().parse(), Ok(message), "there and back");
+        ];
+        for (text, message) in texts {
+            // Other versions write and read it like this.
+            let text = format!("1 {}", text.replace("ID", "ffffffffffffffff-1f"));
+            assert_eq!(message.to_string(), text, "as it is written");
+            assert_eq!(text.parse(), Ok(message), "as it is read");
         }
         for odd in [
             "",
-            "granted",
-            "granted x-1",
-            "granted 1",
-            "granted 1-1 k",
-            "in_use 1-1",
-            "operator 1-1 steal a k",
-            "operator 1-1 release a",
-            "sing 1-1",
+            "granted 1-1",
+            "2 granted 1-1",
+            "1 granted",
+            "1 granted x-1",
+            "1 granted 1",
+            "1 granted 1-1 k",
+            "1 in_use 1-1",
+            "1 operator 1-1 steal a k",
+            "1 operator 1-1 release a",
+            "1 sing 1-1",
         ] {
             assert_eq!(odd.parse::<Message>(), Err(ForeignText), "{odd:?} is none");
         }

@@ -27,7 +27,7 @@ use command::StoreCommand;
 use connection::ChannelListener;
 use keys::{ALL_KEYS, KeyNames, LOCK_AND_FENCE, instance_key};
 use reply::AcquireOutcome;
-use routes::RedisRoutes;
+use routes::{RedisRoutes, SharedTopology};
 
 mod access;
 mod address;
@@ -35,6 +35,7 @@ mod clock;
 mod cluster;
 mod command;
 mod connection;
+mod echoes;
 mod error;
 mod keys;
 mod login;
@@ -56,6 +57,12 @@ mod write_buffer;
 pub use address::RedisAddress;
 pub use tls::RedisTls;
 pub use url::{RedisUrl, RedisUrlError};
+
+/// Makes the stores of one process, which share what is known of the servers.
+pub struct RedisStores {
+    address: RedisAddress,
+    topology: SharedTopology,
+}
 
 /// Locks in Redis, over one multiplexed connection to each server that has locks.
 #[derive(Debug)]
@@ -82,16 +89,55 @@ const ID_BYTES: usize = 48;
 /// reply.
 const MAX_LISTED: usize = 1000;
 
+// === impl RedisStores ===
+
+impl RedisStores {
+    /// Stores in the Redis at this address. Connects to nothing yet.
+    pub fn new(address: RedisAddress) -> Self {
+        Self {
+            address,
+            topology: SharedTopology::default(),
+        }
+    }
+
+    /// A store with connections of its own. See [`RedisStore::connect`]. The tasks that find out which servers there are
+    /// run on the runtime of the first call.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn connect(&self) -> RedisStore {
+        self.store(None)
+    }
+
+    /// Like [`RedisStores::connect`], and passes the messages for this instance to `handler`.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn listen(&self, instance: &str, handler: Arc<dyn MessageHandler>) -> RedisStore {
+        let channel = self.address.names.instance(instance).into();
+        self.store(Some(ChannelListener { channel, handler }))
+    }
+
+    fn store(&self, listener: Option<ChannelListener>) -> RedisStore {
+        let instance = listener.as_ref().map(|it| it.channel.to_string());
+        RedisStore {
+            routes: RedisRoutes::connect(&self.address, &self.topology, listener),
+            names: self.address.names.clone(),
+            instance,
+        }
+    }
+}
+
 // === impl RedisStore ===
 
 impl RedisStore {
-    /// Connects in a task on the current runtime, and again whenever the connection is lost. The task
-    /// ends with the store.
+    /// Connects in tasks on the current runtime, and again whenever a connection is lost. The tasks end with the
+    /// store.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn connect(address: RedisAddress) -> Self {
-        Self::new(&address, None)
+        RedisStores::new(address).connect()
     }
 
     /// Like [`RedisStore::connect`], and passes the messages for this instance to `handler`.
@@ -99,30 +145,20 @@ impl RedisStore {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn listen(address: RedisAddress, instance: &str, handler: Arc<dyn MessageHandler>) -> Self {
-        let channel = address.names.instance(instance).into();
-        Self::new(&address, Some(ChannelListener { channel, handler }))
+        RedisStores::new(address).listen(instance, handler)
     }
 
-    fn new(address: &RedisAddress, listener: Option<ChannelListener>) -> Self {
-        let instance = listener.as_ref().map(|it| it.channel.to_string());
-        Self {
-            routes: RedisRoutes::connect(address, listener),
-            names: address.names.clone(),
-            instance,
-        }
-    }
-
-    /// Sends a command about `key` and parses its reply; a reply that `parse` doesn't accept is an error.
+    /// Sends a command about keys of `slot` and parses its reply; a reply that `parse` doesn't accept is an error.
     fn send<T: Send + 'static>(
         &self,
         name: StoreCommand,
-        key: &str,
+        slot: u16,
         command: Cmd,
         parse: impl FnOnce(&Value) -> Option<T> + Send + 'static,
     ) -> StoreFuture<T> {
-        let (routes, key) = (self.routes.clone(), key.to_owned());
+        let routes = self.routes.clone();
         Box::pin(async move {
-            let (value, link) = routes.send(&key, name, |_| Cow::Borrowed(&command)).await?;
+            let (value, link) = routes.send(slot, name, |_| Cow::Borrowed(&command)).await?;
             parse(&value).ok_or_else(|| link.unreadable(&value))
         })
     }
@@ -143,7 +179,7 @@ impl RedisStore {
             .map(|group| {
                 let expected = group.len();
                 let key = group.first().map_or("", |first| keys[*first].as_str());
-                let reply = self.send(name, key, build(&group), move |value| {
+                let reply = self.send(name, self.routes.slot(key), build(&group), move |value| {
                     let items = reply::array(value).filter(|items| items.len() == expected)?;
                     items.iter().map(parse).collect::<Option<Vec<T>>>()
                 });
@@ -188,15 +224,11 @@ impl RedisStore {
             .arg(claim.token.as_str())
             .arg(claim.not_after())
             .arg(claim.id.to_string());
-        self.send(
-            name,
-            claim.key.as_str(),
-            command,
-            move |value| match value {
-                Value::Int(bits) => Some(parse(bits & 1 != 0, bits & 2 != 0)),
-                _ => None,
-            },
-        )
+        let slot = self.routes.slot(claim.key.as_str());
+        self.send(name, slot, command, move |value| match value {
+            Value::Int(bits) => Some(parse(bits & 1 != 0, bits & 2 != 0)),
+            _ => None,
+        })
     }
 }
 
@@ -223,11 +255,11 @@ impl Store for RedisStore {
                 add_request(&mut command, &claim, &request, channel.as_deref());
                 Cow::Owned(command)
             };
-            let key = claim.key.as_str();
+            let slot = routes.slot(claim.key.as_str());
             // The second attempt is for a first one that was late by a wrong estimate of the clock. The
             // first reply has corrected the estimate.
             for _ in 0..2 {
-                let sent = routes.send(key, StoreCommand::Acquire, attempt);
+                let sent = routes.send(slot, StoreCommand::Acquire, attempt);
                 let (value, link) = sent.await?;
                 match reply::acquired(&value) {
                     Some(AcquireOutcome::Late { now }) => link.clock().set(now),
@@ -259,7 +291,9 @@ impl Store for RedisStore {
     }
 
     fn ticket_at(&self, key: &SessionKey, arrived: Instant) -> Option<Ticket> {
-        self.routes.time_at(key.as_str(), arrived).map(Ticket)
+        self.routes
+            .time_at(self.routes.slot(key.as_str()), arrived)
+            .map(Ticket)
     }
 
     fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<Option<bool>>> {
@@ -327,7 +361,7 @@ impl Store for RedisStore {
         command.arg(&channel).arg(message.to_string());
         self.send(
             StoreCommand::SendMessage,
-            &channel,
+            self.routes.slot(&channel),
             command,
             |value| match value {
                 Value::Int(receivers) => Some(*receivers > 0),
@@ -399,7 +433,7 @@ impl Store for RedisStore {
             .arg(id.unwrap_or_default());
         self.send(
             StoreCommand::ForceRelease,
-            key.as_str(),
+            self.routes.slot(key.as_str()),
             command,
             |value| match value {
                 Value::Nil => Some(None),
@@ -424,7 +458,7 @@ impl Store for RedisStore {
             .arg(u8::from(take_name));
         let sent = self.send(
             StoreCommand::Heartbeat,
-            &key,
+            self.routes.slot(&key),
             command,
             |value| match value {
                 Value::Int(0) => Some(HeartbeatReply::NameTaken),
@@ -443,13 +477,23 @@ impl Store for RedisStore {
         let key = self.names.instance(instance);
         let mut command = scripts::UNREGISTER.call([&*key].into_iter(), CLAIM_BYTES);
         command.arg(epoch.to_string());
-        self.send(StoreCommand::Unregister, &key, command, |_| Some(()))
+        self.send(
+            StoreCommand::Unregister,
+            self.routes.slot(&key),
+            command,
+            |_| Some(()),
+        )
     }
 
     fn liveness(&self, instance: &str) -> StoreFuture<Option<InstanceLiveness>> {
         let key = self.names.instance(instance);
         let command = scripts::LIVENESS.call([&*key].into_iter(), 0);
-        self.send(StoreCommand::Liveness, &key, command, reply::liveness)
+        self.send(
+            StoreCommand::Liveness,
+            self.routes.slot(&key),
+            command,
+            reply::liveness,
+        )
     }
 
     fn check_access(&self, key: &SessionKey) -> StoreFuture<()> {
@@ -460,7 +504,7 @@ impl Store for RedisStore {
             // An error of the connection is about none of the attempts. It may be about the channel, to which
             // each new connection subscribes.
             let time = cmd("TIME");
-            let sent = routes.send(key.as_str(), StoreCommand::CheckAccess, |_| {
+            let sent = routes.send(routes.slot(key.as_str()), StoreCommand::CheckAccess, |_| {
                 Cow::Borrowed(&time)
             });
             sent.await.map_err(|error| match &channel {
@@ -470,8 +514,9 @@ impl Store for RedisStore {
                 _ => error,
             })?;
             for AccessAttempt { command, key, text } in attempts {
-                let sent =
-                    routes.exchange(&key, StoreCommand::CheckAccess, |_| Cow::Borrowed(&command));
+                let sent = routes.exchange(routes.slot(&key), StoreCommand::CheckAccess, |_| {
+                    Cow::Borrowed(&command)
+                });
                 let denied = |error| AccessAttempt::denied(&text, error);
                 if let Some(error) = sent.await.err().and_then(denied) {
                     routes.count_failure();

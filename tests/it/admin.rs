@@ -288,7 +288,7 @@ async fn the_lock_of_a_self_test_is_not_listed() {
     let bench = start(CHAT).await;
     let value = |route: &str| {
         let value = json!({
-            "token": "00000000000000aa-1", "instance": "pod-7", "heartbeat": true,
+            "format": 1, "claim": "00000000000000aa-1", "instance": "pod-7", "heartbeat": true,
             "route": route, "request": "seriatim-self-test", "since": "2026-11-23T02:00:00.000Z"
         });
         value.to_string()
@@ -603,7 +603,7 @@ async fn an_interruption_is_sent_again_when_its_first_message_is_lost() {
 #[tokio::test]
 async fn an_interruption_does_not_wait_for_a_holder_whose_instance_is_gone() {
     let bench = start(CHAT).await;
-    let token = r#"{"token":"00000000000000aa-1","instance":"gone","heartbeat":true,"route":"chat","request":"r1","since":"2026-11-23T02:00:00.000Z"}"#;
+    let token = r#"{"format":1,"claim":"00000000000000aa-1","instance":"gone","heartbeat":true,"route":"chat","request":"r1","since":"2026-11-23T02:00:00.000Z"}"#;
     bench
         .redis
         .command(&["SET", &key("s1"), token, "PX", "60000"])
@@ -788,7 +788,7 @@ async fn the_admin_api_touches_only_keys_that_are_locks() {
         .await;
     for key in [
         "precious".to_owned(),
-        "seriatim:instance:pod-0".into(),
+        "seriatim:instance:1:pod-0".into(),
         format!("{{{}}}:fence", key("s1")),
         "lock:session:u1".into(),
     ] {
@@ -873,7 +873,7 @@ async fn an_invalid_admin_request_gets_an_error_and_changes_nothing() {
 #[tokio::test]
 async fn an_unreachable_redis_gets_a_503_and_the_process_lives() {
     let backend = Backend::start("plain:ok").await;
-    let mut redis = Redis::start().await;
+    let redis = Redis::start().await;
     let app = App::start(&backend.url(), &redis.url(), "timeout = \"200ms\"", CHAT);
     assert_eq!(
         get(app.admin(), "/locks").await.status,

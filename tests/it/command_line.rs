@@ -359,7 +359,7 @@ async fn the_demo_prints_the_address_of_a_status_page_that_knows_its_turns() {
 
 #[tokio::test]
 async fn every_request_gets_one_access_event_with_its_outcome() {
-    let (backend, mut redis) = (Backend::start("plain:ok").await, Redis::start().await);
+    let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let file = config(&backend, &redis);
     let process = Process::start(&file.path);
     let addr = process.addr();
@@ -542,7 +542,7 @@ async fn a_killed_replica_leaves_only_keys_with_a_ttl() {
 
 #[tokio::test]
 async fn the_binary_starts_without_redis_and_serves_once_redis_is_up() {
-    let (backend, mut redis) = (Backend::start("plain:ok").await, Redis::start().await);
+    let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     redis.kill();
     let file = config(&backend, &redis);
     let process = Process::start(&file.path);

@@ -219,10 +219,10 @@ async fn an_instance_that_stops_deletes_its_key() {
     wait_for_async(alive, "the instance has sent its first heartbeat").await;
     assert_eq!(
         bench.redis.instances().await,
-        ["seriatim:instance:agent-7"],
+        ["seriatim:instance:1:agent-7"],
         "each instance has one key"
     );
-    let left = bench.redis.pttl("seriatim:instance:agent-7").await;
+    let left = bench.redis.pttl("seriatim:instance:1:agent-7").await;
     assert!(
         (1..=1000).contains(&left),
         "its TTL is crash_recovery: {left}"
@@ -340,7 +340,7 @@ async fn a_lock_of_other_code_is_never_taken_over() {
     let app = bench.replica(QUICK, "");
     for value in [
         "7c9e6679",
-        r#"{"token":"x-1","instance":"gone","heartbeat":true}"#,
+        r#"{"format":1,"claim":"x-1","instance":"gone","heartbeat":true}"#,
         r#"{"instance":"gone","heartbeat":true}"#,
     ] {
         bench

@@ -43,7 +43,7 @@ async fn two_environments_with_the_same_pod_names_do_not_disturb_each_other() {
     let other = bench.replica(&with_prefix("production:"), "");
     wait_until_ready(&other).await;
     let names = bench.redis.instances().await;
-    let expected = ["production", "staging"].map(|it| format!("{it}:seriatim:instance:agent-0"));
+    let expected = ["production", "staging"].map(|it| format!("{it}:seriatim:instance:1:agent-0"));
     assert_eq!(names, expected, "each environment has its own name");
     // A name that is taken is noticed at the next heartbeat. Three pass meanwhile.
     let began = Instant::now();
@@ -70,9 +70,9 @@ async fn everything_but_the_lock_has_the_prefix() {
     let mut waiter = begin_turn(app.addr(), "s1", "plain:x").await;
     let companion = |name: &str| format!("staging:{{u1:s1}}:{name}");
     let all = [
+        companion("1:queue"),
+        companion("1:waiters"),
         companion("fence"),
-        companion("queue"),
-        companion("waiters"),
         "u1:s1".into(),
     ];
     let there = async || bench.redis.keys().await == all;
@@ -81,7 +81,7 @@ async fn everything_but_the_lock_has_the_prefix() {
     let channels: Vec<String> = ::redis::from_redis_value(channels).expect("names");
     assert_eq!(
         channels,
-        ["staging:seriatim:instance:agent-0"],
+        ["staging:seriatim:instance:1:agent-0"],
         "so has the channel"
     );
     let mut client = Client::connect(app.admin()).await;
@@ -106,7 +106,7 @@ async fn replicas_of_different_prefixes_exclude_each_other_on_the_same_lock() {
     }
     let mut held = hold(one.addr(), "s1").await;
     let mut waiter = begin_turn(blocking.addr(), "s1", "plain:waiter").await;
-    let queue = format!("c:{{{}}}:queue", key("s1"));
+    let queue = format!("c:{{{}}}:1:queue", key("s1"));
     let waits = async || bench.redis.command(&["EXISTS", &queue]).await == ::redis::Value::Int(1);
     wait_for_async(waits, "the third one waits in its own queue").await;
     // Longer than `crash_recovery`, after which a holder without a heartbeat is taken for dead.
@@ -167,7 +167,7 @@ async fn the_documented_redis_users_of_two_environments_have_all_needed_rights()
     let mut held = begin_turn(app.addr(), "s1", "gate").await;
     held.read_until(&event(0)).await;
     let mut waiter = begin_turn(app.addr(), "s1", "plain:x").await;
-    let queue = "staging:{lock:staging:u1:s1}:queue";
+    let queue = "staging:{lock:staging:u1:s1}:1:queue";
     let waits = async || redis.command(&["EXISTS", queue]).await == ::redis::Value::Int(1);
     wait_for_async(waits, "a turn waits").await;
     backend.open_gate("s1");
@@ -278,7 +278,7 @@ async fn a_holder_with_another_prefix_is_sent_nothing_because_it_would_get_nothi
     let monitor = bench.redis.monitor().await;
     let mut waiter = begin_turn(waiting.addr(), "s1", "plain:x").await;
     waiting.wait_for_waiters(1).await;
-    let queue = format!("b:{{{}}}:queue", key("s1"));
+    let queue = format!("b:{{{}}}:1:queue", key("s1"));
     let watches = async || {
         let lines = monitor.lines_from_clients().await;
         // Not the turn's own command, which has the lock's key first.
@@ -299,7 +299,7 @@ async fn a_holder_with_another_prefix_is_sent_nothing_because_it_would_get_nothi
 
 #[tokio::test]
 async fn a_process_whose_name_is_taken_stays_so_while_redis_is_away() {
-    let mut bench = Replicas::on_redis().await;
+    let bench = Replicas::on_redis().await;
     let older = bench.replica(TWIN, "");
     wait_until_ready(&older).await;
     let _younger = bench.replica(TWIN, "");

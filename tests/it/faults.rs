@@ -215,7 +215,7 @@ async fn turns_run_again_after_redis_was_read_only() {
 
 #[tokio::test]
 async fn a_turn_is_aborted_when_redis_comes_back_without_its_lock() {
-    let (backend, mut redis) = (Backend::start("plain:ok").await, Redis::start().await);
+    let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let lock = "[lock]\nlock_timeout = 60\nextend_lock_interval = \"200ms\"\n";
     let app = App::on_redis(&backend, &redis, &format!("{lock}{CHAT}"));
     let mut client = begin_turn(app.addr(), "s1", "gate").await;
@@ -238,7 +238,7 @@ async fn a_turn_is_aborted_when_redis_comes_back_without_its_lock() {
 
 #[tokio::test]
 async fn with_redis_killed_under_load_turns_get_503_until_it_is_back() {
-    let (backend, mut redis) = (Backend::start("plain:ok").await, Redis::start().await);
+    let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let app = App::on_redis(&backend, &redis, CHAT);
     let (done, served) = (
         Arc::new(AtomicBool::new(false)),

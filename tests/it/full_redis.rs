@@ -113,7 +113,7 @@ async fn a_refused_heartbeat_is_a_warning_with_the_reason() {
     // A heartbeat that is gone can't be written again.
     bench
         .redis
-        .command(&["DEL", "seriatim:instance:pod-1"])
+        .command(&["DEL", "seriatim:instance:1:pod-1"])
         .await;
     assert!(
         !held.answer().await.whole,

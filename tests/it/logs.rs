@@ -171,7 +171,7 @@ async fn start_open(addr: SocketAddr, request: &Request) -> Client {
 
 /// Makes a process log every kind of event.
 async fn drive(format: &str, ids: &str) -> Recorded {
-    let (backend, mut redis) = (Backend::start("plain:ok").await, Redis::start().await);
+    let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
     let collector = Collector::start(Mood::Takes).await;
     let folder = TempDir::new().expect("a folder for the configuration");
     let path = folder.path().join("config.toml");
@@ -218,7 +218,7 @@ async fn drive(format: &str, ids: &str) -> Recorded {
     let mut held = start_open(addr, &run("gate")).await;
     let mut waiting = Client::connect(addr).await;
     waiting.send(&run("plain:ok")).await;
-    let line = format!("{{{KEY}}}:queue");
+    let line = format!("{{{KEY}}}:1:queue");
     let is_queued = async || {
         let count = redis.command(&["ZCARD", &line]).await;
         redis::from_redis_value::<usize>(count).expect("a count") == 1
@@ -318,7 +318,7 @@ async fn drive(format: &str, ids: &str) -> Recorded {
     let unprotected = start_open(addr, &watched()).await;
     process.logs("two turns of one session run at once").await;
     unprotected.close();
-    let gone = r#"{"token":"00000000000000ff-1","instance":"gone","heartbeat":true}"#;
+    let gone = r#"{"format":1,"claim":"00000000000000ff-1","instance":"gone","heartbeat":true}"#;
     redis.command(&["SET", KEY, gone, "PX", "60000"]).await;
     wait_for_async(served, "the lock of the dead holder is taken over").await;
     process.logs("lock taken over").await;

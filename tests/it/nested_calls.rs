@@ -445,7 +445,7 @@ async fn a_call_that_may_wait_joins_the_queue_before_it_asks_about_the_holder() 
         .by_ref()
         .filter(|(_, line)| line.contains(&asks_for_lock));
     let (joined, _) = asked.nth(1).expect("it asks, and then joins the queue");
-    let question = lines.iter().position(|line| line.contains("\"in_use "));
+    let question = lines.iter().position(|line| line.contains("\"1 in_use "));
     assert!(
         question.is_none_or(|question| question > joined),
         "its place comes first: {lines:?}"
@@ -463,9 +463,9 @@ async fn the_tag_tells_nothing_of_the_lock() {
     let tag = passed_on(&bench.backend, "s1", TURN);
     let value = bench.redis.get(&key("s1")).await.expect("the lock is held");
     let value: Value = serde_json::from_str(&value).expect("a value is JSON");
-    let (token, request) = (value["token"].as_str(), value["request"].as_str());
-    let (token, request) = (token.expect("a token"), request.expect("an id"));
-    let epoch = &token[..16];
+    let (claim, request) = (value["claim"].as_str(), value["request"].as_str());
+    let (claim, request) = (claim.expect("a claim"), request.expect("an id"));
+    let epoch = &claim[..16];
     assert!(
         !tag.contains(epoch) && !request.contains(epoch),
         "neither the tag nor the request's id has the number of the process: {tag} {request}"

@@ -28,7 +28,7 @@ async fn save(redis: &Redis, replicas: usize) {
 async fn a_turn_whose_lock_is_not_in_the_snapshot_is_cut_before_another_begins() {
     for lease in LEASES {
         for blocking in ["", "blocking = true\n"] {
-            let mut bench = Replicas::on_redis().await;
+            let bench = Replicas::on_redis().await;
             let lock = format!("[lock]\n{lease}{blocking}");
             // This replica needs longer to connect again.
             let network = FaultProxy::start(bench.redis.addr()).await;
@@ -61,7 +61,7 @@ async fn a_turn_whose_lock_is_not_in_the_snapshot_is_cut_before_another_begins()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_turn_whose_lock_is_in_the_snapshot_goes_on() {
     for lease in LEASES {
-        let mut bench = Replicas::on_redis().await;
+        let bench = Replicas::on_redis().await;
         let lock = format!("[lock]\n{lease}blocking = true\n");
         let (app, other) = (bench.replica("", &lock), bench.replica("", &lock));
         let mut held = hold(app.addr(), "s1").await;
@@ -83,7 +83,7 @@ async fn a_turn_whose_lock_is_in_the_snapshot_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_turn_that_asks_while_its_replica_connects_begins_no_earlier() {
-    let mut bench = Replicas::on_faulty_network().await;
+    let bench = Replicas::on_faulty_network().await;
     let network = FaultProxy::start(bench.redis.addr()).await;
     let slow = format!("redis://{}/0", network.addr());
     let slow = App::start(&bench.backend.url(), &slow, "", CHAT);
@@ -117,7 +117,7 @@ async fn a_turn_that_asks_while_its_replica_connects_begins_no_earlier() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_turn_begins_within_the_failover_grace() {
-    let mut bench = Replicas::on_redis().await;
+    let bench = Replicas::on_redis().await;
     // The longest one that can be configured, which ends after the test, and none.
     let waits = bench.replica("failover_grace = \"1m\"\n", "");
     let goes_on = bench.replica("failover_grace = \"0s\"\n", "");

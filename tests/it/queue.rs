@@ -380,7 +380,7 @@ async fn a_queue_that_redis_lost_is_rebuilt_in_the_same_order() {
     for n in 0..6 {
         waiters.push(bench.join("s1", n, "plain:x").await);
     }
-    let suffixed = |what: &str| format!("{{{}}}:{what}", key("s1"));
+    let suffixed = |what: &str| format!("{{{}}}:1:{what}", key("s1"));
     bench
         .redis
         .command(&["DEL", &suffixed("queue"), &suffixed("waiters")])

@@ -38,7 +38,7 @@ async fn is_away_for(app: &App, time: Duration) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_who_wait_are_served_after_a_restart_without_data() {
-    let mut bench = Replicas::on_redis().await;
+    let bench = Replicas::on_redis().await;
     let apps = [(); REPLICAS].map(|()| bench.replica("", BLOCKING));
     let (mut holders, mut waiters) = (Vec::new(), Vec::new());
     for n in 0..SESSIONS {
@@ -78,7 +78,7 @@ async fn all_who_wait_are_served_after_a_restart_without_data() {
 
 #[tokio::test]
 async fn who_waits_goes_on_waiting_while_redis_is_away() {
-    let mut bench = Replicas::on_redis().await;
+    let bench = Replicas::on_redis().await;
     for store in [
         "",
         "timeout = \"200ms\"\ncrash_recovery = \"1s\"",
@@ -112,7 +112,7 @@ async fn who_waits_goes_on_waiting_while_redis_is_away() {
 
 #[tokio::test]
 async fn who_waits_is_refused_after_its_time_if_redis_stays_away() {
-    let mut bench = Replicas::on_redis().await;
+    let bench = Replicas::on_redis().await;
     let lock = format!("{BLOCKING}blocking_timeout = \"1s\"\n");
     let app = bench.replica("", &lock);
     let foreign = ["SET", "lock:session:u1:s1", "python", "PX", "3600000"];
@@ -129,7 +129,7 @@ async fn who_waits_is_refused_after_its_time_if_redis_stays_away() {
 
 #[tokio::test]
 async fn an_offer_that_is_lost_with_the_data_runs_no_turn_without_a_lock() {
-    let mut bench = Replicas::on_redis().await;
+    let bench = Replicas::on_redis().await;
     let app = bench.replica("", BLOCKING);
     let mut held = hold(app.addr(), "s1").await;
     let mut waiters = Vec::new();

@@ -114,7 +114,7 @@ async fn a_lock_that_is_in_use_stays_however_often_others_ask() {
         "the lock is there"
     );
     let lines = monitor.lines_from_clients().await;
-    let asked = lines.iter().filter(|line| line.contains("\"in_use "));
+    let asked = lines.iter().filter(|line| line.contains("\"1 in_use "));
     let asked = asked.count();
     assert!(
         (2..=seconds + 2).contains(&asked) && asked < refused,
@@ -127,7 +127,7 @@ async fn a_lock_that_is_in_use_stays_however_often_others_ask() {
 
 #[tokio::test]
 async fn a_redis_that_restarts_from_an_older_snapshot_blocks_no_session() {
-    let mut bench = Replicas::on_redis().await;
+    let bench = Replicas::on_redis().await;
     let (app, other) = (bench.replica("", ""), bench.replica("", ""));
     let mut held = hold(app.addr(), "s1").await;
     bench.redis.command(&["SAVE"]).await;

@@ -3,6 +3,7 @@
 //! Several instances share one store, each with its own message handler; one more has none. With
 //! the memory store, time is paused and advances when every task waits; with Redis it is real.
 
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,13 +18,21 @@ use seriatim::lock::{
 };
 use tokio::time::{Instant, sleep};
 
+use crate::support::cluster_redis::ClusterRedis;
+use crate::support::pool::Pooled;
 use crate::support::redis::Redis;
+use crate::support::sentinel_redis::SentinelRedis;
 use crate::support::{wait_for, wait_for_async};
 
-/// Runs each rule of the contract against the memory store, and against Redis without and with TLS, and
-/// with RESP2.
+/// Runs each rule of the contract against the memory store, and against Redis: one server without and with TLS and
+/// with RESP2, a master behind Sentinels, and clusters of three shards and of one. `RULES` has the rules for other
+/// tests.
 macro_rules! store_contract {
     ($($rule:ident),* $(,)?) => {
+        pub(super) const RULES: &[crate::store_contract::Rule] = &[$(crate::store_contract::Rule {
+            name: concat!(module_path!(), "::", stringify!($rule)),
+            run: |store| Box::pin($rule(store)),
+        }),*];
         mod memory {
             $(#[tokio::test(start_paused = true)]
             async fn $rule() {
@@ -35,10 +44,7 @@ macro_rules! store_contract {
             async fn $rule() {
                 let redis = std::sync::Arc::new(crate::support::redis::Redis::start().await);
                 super::$rule(crate::store_contract::StoreSetup::on_redis(&redis).await).await;
-                let keys = redis.keys().await;
-                for key in keys {
-                    assert!(redis.pttl(&key).await > 0, "every key has a TTL: {key}");
-                }
+                crate::store_contract::assert_keys_expire(&redis).await;
             })*
         }
         mod redis_over_tls {
@@ -48,6 +54,24 @@ macro_rules! store_contract {
                 let address = server.address();
                 let store = crate::store_contract::StoreSetup::at(address, &server.redis).await;
                 super::$rule(store).await;
+            })*
+        }
+        mod redis_sentinel {
+            $(#[tokio::test]
+            async fn $rule() {
+                crate::store_contract::on_sentinel(super::$rule).await;
+            })*
+        }
+        mod redis_cluster {
+            $(#[tokio::test]
+            async fn $rule() {
+                crate::store_contract::on_cluster(super::$rule).await;
+            })*
+        }
+        mod redis_cluster_of_one_shard {
+            $(#[tokio::test]
+            async fn $rule() {
+                crate::store_contract::on_one_shard(super::$rule).await;
             })*
         }
         mod redis_with_resp2 {
@@ -71,7 +95,62 @@ mod refusals;
 mod silence;
 mod takeovers;
 
+/// The timeout of a command.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
 const LEASE: Duration = Duration::from_secs(30);
+
+/// A rule of the contract.
+pub(crate) struct Rule {
+    pub(crate) name: &'static str,
+    pub(crate) run: fn(StoreSetup) -> Pin<Box<dyn Future<Output = ()>>>,
+}
+
+/// All rules of the contract.
+pub(crate) fn rules() -> impl Iterator<Item = &'static Rule> {
+    let all = [
+        instances::RULES,
+        interrupts::RULES,
+        locks::RULES,
+        operating::RULES,
+        queues::RULES,
+        silence::RULES,
+        takeovers::RULES,
+    ];
+    all.into_iter().flatten()
+}
+
+/// Asserts that nothing stays in this Redis for ever.
+pub(crate) async fn assert_keys_expire(redis: &Arc<Redis>) {
+    Backing::Redis(Arc::clone(redis)).assert_keys_expire().await;
+}
+
+/// Runs a rule against the master behind Sentinels.
+async fn on_sentinel(rule: impl AsyncFnOnce(StoreSetup)) {
+    let servers = Arc::new(SentinelRedis::pooled().await);
+    let url = servers.url();
+    on_servers(rule, &url, Backing::Sentinel(servers)).await;
+}
+
+/// Runs a rule against a cluster of three shards.
+async fn on_cluster(rule: impl AsyncFnOnce(StoreSetup)) {
+    let cluster = Arc::new(ClusterRedis::pooled_of_six().await);
+    let url = cluster.url();
+    on_servers(rule, &url, Backing::Cluster(cluster)).await;
+}
+
+/// Runs a rule against a cluster of one shard.
+async fn on_one_shard(rule: impl AsyncFnOnce(StoreSetup)) {
+    let cluster = Arc::new(ClusterRedis::pooled_of_one_shard().await);
+    let url = cluster.url();
+    on_servers(rule, &url, Backing::Cluster(cluster)).await;
+}
+
+async fn on_servers(rule: impl AsyncFnOnce(StoreSetup), url: &str, servers: Backing) {
+    let address = RedisAddress::parse(url, TIMEOUT).expect("the servers' URL");
+    rule(StoreSetup::connected(address, servers.clone()).await).await;
+    servers.assert_keys_expire().await;
+}
 
 /// The number of the instance that gets no messages.
 pub(crate) const UNREACHABLE: usize = 3;
@@ -82,9 +161,13 @@ pub(crate) struct StoreSetup {
     instances: Vec<Instance>,
 }
 
+/// What has the store's content.
+#[derive(Clone)]
 enum Backing {
     Memory(Arc<MemoryStore>),
     Redis(Arc<Redis>),
+    Sentinel(Arc<Pooled<SentinelRedis>>),
+    Cluster(Arc<Pooled<ClusterRedis>>),
 }
 
 struct Instance {
@@ -180,13 +263,16 @@ impl StoreSetup {
     }
 
     pub(crate) async fn on_redis(redis: &Arc<Redis>) -> Self {
-        let address =
-            RedisAddress::parse(&redis.url(), Duration::from_secs(1)).expect("the server's URL");
+        let address = RedisAddress::parse(&redis.url(), TIMEOUT).expect("the server's URL");
         Self::at(address, redis).await
     }
 
     /// Instances that connect to `redis` at this address.
     pub(crate) async fn at(address: RedisAddress, redis: &Arc<Redis>) -> Self {
+        Self::connected(address, Backing::Redis(Arc::clone(redis))).await
+    }
+
+    async fn connected(address: RedisAddress, servers: Backing) -> Self {
         let instances = (0..=UNREACHABLE).map(|n| {
             let handler = Arc::<Recorder>::default();
             let store = if n == UNREACHABLE {
@@ -201,7 +287,7 @@ impl StoreSetup {
         });
         let bench = Self {
             instances: instances.collect(),
-            backing: Backing::Redis(Arc::clone(redis)),
+            backing: servers,
         };
         // An instance is subscribed when its first command has a reply.
         for instance in &bench.instances {
@@ -459,13 +545,13 @@ impl StoreSetup {
 
     /// The remaining content of the store.
     pub(crate) async fn left(&self) -> Vec<String> {
-        let redis = match &self.backing {
-            Backing::Memory(store) if store.is_empty() => return Vec::new(),
-            Backing::Memory(store) => return vec![format!("{store:?}")],
-            Backing::Redis(redis) => redis,
-        };
+        if let Backing::Memory(store) = &self.backing {
+            let content = (!store.is_empty()).then(|| format!("{store:?}"));
+            return content.into_iter().collect();
+        }
         let mut left = Vec::new();
-        for key in redis.keys().await {
+        for key in self.backing.keys().await {
+            let redis = self.backing.server_of(&key).await;
             let fields = if key.ends_with(":waiters") {
                 redis.command(&["HKEYS", &key]).await
             } else {
@@ -488,6 +574,37 @@ impl StoreSetup {
             }
         }
         left
+    }
+}
+
+// === impl Backing ===
+
+impl Backing {
+    /// The keys of all servers.
+    async fn keys(&self) -> Vec<String> {
+        match self {
+            Self::Memory(_) => Vec::new(),
+            Self::Redis(redis) => redis.keys().await,
+            Self::Sentinel(servers) => servers.keys().await,
+            Self::Cluster(cluster) => cluster.keys().await,
+        }
+    }
+
+    /// The server that has this key.
+    async fn server_of(&self, key: &str) -> &Redis {
+        match self {
+            Self::Memory(_) => panic!("the memory store has no keys"),
+            Self::Redis(redis) => redis,
+            Self::Sentinel(servers) => servers.server(servers.master().await),
+            Self::Cluster(cluster) => cluster.owner_of(key).await,
+        }
+    }
+
+    async fn assert_keys_expire(&self) {
+        for key in self.keys().await {
+            let ttl = self.server_of(&key).await.pttl(&key).await;
+            assert_ne!(ttl, -1, "every key has a TTL: {key}");
+        }
     }
 }
 

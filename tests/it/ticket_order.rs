@@ -45,7 +45,7 @@ async fn a_turn_joins_behind_a_ticket_that_is_ahead_of_the_clock() {
     let [first, second, third] = [2, 1, 0].map(|of| bench.claim_of(of, KEY, LEASE));
     join(&bench, &first, PATIENT).await;
     let last = ahead(&redis).await;
-    let queue = format!("{{{KEY}}}:queue");
+    let queue = format!("{{{KEY}}}:1:queue");
     let moved = [
         "ZADD",
         &queue,
@@ -81,7 +81,7 @@ async fn a_turn_that_joins_after_an_interrupt_ahead_of_the_clock_is_not_supersed
     let [newest, later] = [1, 0].map(|of| bench.claim_of(of, KEY, LEASE));
     join(&bench, &newest, INTERRUPTING).await;
     let last = ahead(&redis).await;
-    let waiters = format!("{{{KEY}}}:waiters");
+    let waiters = format!("{{{KEY}}}:1:waiters");
     redis
         .command(&["HSET", &waiters, "!", &last.to_string()])
         .await;

@@ -3,18 +3,16 @@
 //! Invariant: neither the label nor an error text contains the password.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{ProtocolVersion, RedisConnectionInfo};
 
-use super::cluster::ClusterWatch;
 use super::keys::KeyNames;
 use super::reauth::{LoginKeeper, PasswordSource};
-use super::sentinel::MasterWatch;
 use super::server::RedisServer;
 use super::tls::{RedisTls, TlsClient};
-use super::url::{RedisEndpoint, RedisUrl, RedisUrlError};
+use super::url::{RedisUrl, RedisUrlError};
 use crate::lock::StoreHealth;
 use crate::metrics::Metrics;
 use crate::secret::{SecretError, SecretFile};
@@ -39,15 +37,6 @@ pub struct RedisAddress {
     pub(super) health: StoreHealth,
     /// The servers that answer at this address.
     pub(super) server: RedisServer,
-    /// What all connections of the process share.
-    topology: Arc<SharedTopology>,
-}
-
-/// What is known of the servers, from the first connection on.
-#[derive(Default)]
-struct SharedTopology {
-    master: OnceLock<MasterWatch>,
-    cluster: OnceLock<ClusterWatch>,
 }
 
 /// How connections to Sentinels log in. The servers that the Sentinels name have another login.
@@ -76,7 +65,6 @@ impl RedisAddress {
             names: KeyNames::default(),
             health: StoreHealth::new(false, &metrics),
             server: RedisServer::default(),
-            topology: Arc::default(),
             metrics,
         }
     }
@@ -147,33 +135,6 @@ impl RedisAddress {
             health: health.clone(),
             ..self
         }
-    }
-
-    /// The same address for a task that finds out about the topology, and must not keep itself alive.
-    pub(super) fn without_topology(&self) -> Self {
-        Self {
-            topology: Arc::default(),
-            ..self.clone()
-        }
-    }
-
-    /// The master that these Sentinels name. The first call starts the task that asks them, on the current runtime.
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
-    pub(super) fn master(&self, sentinels: &[RedisEndpoint], name: &str) -> MasterWatch {
-        let start = || MasterWatch::start(self, sentinels, name);
-        self.topology.master.get_or_init(start).clone()
-    }
-
-    /// The slots of the cluster that these nodes belong to. The first call starts the task that asks for them, on the
-    /// current runtime.
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
-    pub(super) fn cluster(&self, nodes: &[RedisEndpoint]) -> ClusterWatch {
-        let start = || ClusterWatch::start(self, nodes);
-        self.topology.cluster.get_or_init(start).clone()
     }
 
     /// How a new connection logs in to a server with locks. Reads the password's file.

@@ -18,6 +18,7 @@ use super::address::RedisAddress;
 use super::clock::RedisClock;
 use super::command::StoreCommand;
 use super::connection::{ChannelListener, LinkError, LinkNumbers, LinkTarget, RedisConnection};
+use super::echoes::EchoFilter;
 use super::error::{RedirectedTo, Redirection, not_sent, of_server};
 use super::node::{NodeRole, RedisNode};
 use super::poll::{TopologyAnswer, TopologyPoll, TopologyQuestion};
@@ -47,14 +48,14 @@ struct KnownCluster {
 /// The connections of one store to all masters. Dropping it ends them.
 pub(super) struct ClusterLinks {
     address: RedisAddress,
-    links: watch::Receiver<LinkTable>,
+    links: watch::Receiver<Arc<LinkTable>>,
     cluster: ClusterWatch,
     numbers: Arc<LinkNumbers>,
     _task: AbortOnDropHandle<()>,
 }
 
 /// A connection for each master of a map.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct LinkTable {
     map: Arc<SlotMap>,
     /// At the index of its master.
@@ -65,6 +66,10 @@ struct LinkTable {
 
 /// The pause before a command is sent again that no node executes for the moment.
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
+
+/// How many masters are asked: more than can be cut off together, and few enough for a cluster of hundreds, where
+/// each answer has some kilobytes.
+const MOST_ASKED: usize = 5;
 
 /// For how long the last view of a cluster counts before the nodes of the URL are asked again.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -77,10 +82,10 @@ impl ClusterWatch {
     /// # Panics
     /// Outside of a tokio runtime.
     pub(super) fn start(address: &RedisAddress, nodes: &[RedisEndpoint]) -> Self {
-        let mut command = redis::cmd("CLUSTER");
-        command.arg("NODES");
+        let mut commands = redis::pipe();
+        commands.cmd("CLUSTER").arg("NODES");
         let question = TopologyQuestion {
-            command,
+            commands,
             role: NodeRole::ClusterNode,
             channel: None,
         };
@@ -120,21 +125,24 @@ impl ClusterLinks {
     /// Outside of a tokio runtime.
     pub(super) fn connect(
         address: &RedisAddress,
-        nodes: &[RedisEndpoint],
+        cluster: ClusterWatch,
         listener: Option<ChannelListener>,
     ) -> Self {
-        let cluster = address.cluster(nodes);
         let numbers = Arc::<LinkNumbers>::default();
-        let (sender, links) = watch::channel(LinkTable::default());
+        let listener = listener.map(|listener| ChannelListener {
+            handler: Arc::new(EchoFilter::new(listener.handler)),
+            ..listener
+        });
+        let (sender, links) = watch::channel(Arc::<LinkTable>::default());
         let linker = Linker {
-            address: address.without_topology(),
+            address: address.clone(),
             listener,
             numbers: Arc::clone(&numbers),
             known: cluster.known.clone(),
             links: sender,
         };
         Self {
-            address: address.without_topology(),
+            address: address.clone(),
             links,
             cluster,
             numbers,
@@ -182,13 +190,7 @@ impl ClusterLinks {
         loop {
             let (link, is_asking) = match redirected.take() {
                 Some(redirected) => redirected,
-                None => match self.table(give_up).await?.link(slot) {
-                    Some(link) => (link, false),
-                    None => {
-                        let reason = format!("no node of the cluster has slot {slot}");
-                        return Err(not_sent(&self.address.label, &reason));
-                    }
-                },
+                None => (self.link_to(slot, give_up).await?, false),
             };
             let sent = link.exchange(command, &build, is_asking, give_up).await;
             let LinkError { error, redirection } = match sent {
@@ -199,7 +201,7 @@ impl ClusterLinks {
                 return Err(error);
             };
             self.cluster.refresh();
-            let table = self.links.borrow().clone();
+            let table = Arc::clone(&self.links.borrow());
             redirected = match &redirection {
                 Redirection::Moved(to) => table.find(&link, to).map(|link| (link, false)),
                 Redirection::Ask(to) => table.find(&link, to).map(|link| (link, true)),
@@ -215,9 +217,25 @@ impl ClusterLinks {
         }
     }
 
+    /// The connection to the master of a slot, as soon as the masters are known.
+    async fn link_to(
+        &self,
+        slot: u16,
+        give_up: Instant,
+    ) -> Result<Arc<RedisConnection>, StoreError> {
+        if let Some(link) = self.link(slot) {
+            return Ok(link);
+        }
+        let link = self.table(give_up).await?.link(slot);
+        link.ok_or_else(|| {
+            let reason = format!("no node of the cluster has slot {slot}");
+            not_sent(&self.address.label, &reason)
+        })
+    }
+
     /// The connections, as soon as the masters are known.
-    async fn table(&self, give_up: Instant) -> Result<LinkTable, StoreError> {
-        let is_known = |table: &LinkTable| !table.links.is_empty() || table.error.is_some();
+    async fn table(&self, give_up: Instant) -> Result<Arc<LinkTable>, StoreError> {
+        let is_known = |table: &Arc<LinkTable>| !table.links.is_empty() || table.error.is_some();
         if !is_known(&self.links.borrow()) {
             let mut links = self.links.clone();
             let known = links.wait_for(is_known);
@@ -228,9 +246,9 @@ impl ClusterLinks {
                 ));
             }
         }
-        let table = self.links.borrow().clone();
-        match table.error {
-            Some(error) if table.links.is_empty() => Err(error),
+        let table = Arc::clone(&self.links.borrow());
+        match &table.error {
+            Some(error) if table.links.is_empty() => Err(error.clone()),
             _ => Ok(table),
         }
     }
@@ -275,10 +293,10 @@ struct ClusterWatcher {
 impl ClusterWatcher {
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<TopologyAnswer>) {
         self.poll.ask_only(self.seeds.iter().cloned());
-        while let Some(TopologyAnswer { from, reply }) = inbox.recv().await {
-            self.poll.note(&from, reply.is_ok());
-            let view = reply.and_then(|reply| {
-                let text = reply::text(&reply).unwrap_or_default();
+        while let Some(TopologyAnswer { from, replies }) = inbox.recv().await {
+            self.poll.note(&from, replies.is_ok());
+            let view = replies.and_then(|replies| {
+                let text = replies.first().and_then(reply::text).unwrap_or_default();
                 ClusterView::parse(text, &from.endpoint)
                     .ok_or_else(|| not_sent(&from.label, "CLUSTER NODES can't be parsed"))
             });
@@ -309,7 +327,8 @@ impl ClusterWatcher {
         // A node that is asked again has to be heard again.
         self.views
             .retain(|node, _| self.map.masters().any(|master| master == node));
-        self.poll.ask_only(self.map.masters().cloned());
+        self.poll
+            .ask_only(self.map.masters().take(MOST_ASKED).cloned());
         self.known.send_replace(KnownCluster {
             map: Some(Arc::new(self.map.clone())),
             error: None,
@@ -351,7 +370,7 @@ struct Linker {
     listener: Option<ChannelListener>,
     numbers: Arc<LinkNumbers>,
     known: watch::Receiver<KnownCluster>,
-    links: watch::Sender<LinkTable>,
+    links: watch::Sender<Arc<LinkTable>>,
 }
 
 impl Linker {
@@ -371,7 +390,7 @@ impl Linker {
         if let Some(error) = &error {
             self.address.health.failed(error.clone());
         }
-        let before = self.links.borrow().clone();
+        let before = Arc::clone(&self.links.borrow());
         let known = before.map.masters().zip(&before.links);
         let known: HashMap<&RedisNode, &Arc<RedisConnection>> = known.collect();
         let links = map.masters().map(|master| match known.get(master) {
@@ -388,6 +407,7 @@ impl Linker {
             }
         });
         let links = links.collect();
-        self.links.send_replace(LinkTable { map, links, error });
+        self.links
+            .send_replace(Arc::new(LinkTable { map, links, error }));
     }
 }

@@ -151,6 +151,7 @@ impl RedisConnection {
             address: address.clone(),
             label: Arc::clone(&label),
             target,
+            tried: None,
             numbers,
             clock: Arc::clone(&clock),
             listener,
@@ -381,10 +382,10 @@ impl LinkTarget {
     }
 
     /// Waits until another server than this one is the target. Cancel-safe.
-    async fn is_no_longer(&self, node: &RedisNode) {
-        match self {
-            Self::Fixed(..) => pending().await,
-            Self::Master(watch) => watch.is_no_longer(node).await,
+    async fn is_no_longer(&self, node: Option<&RedisNode>) {
+        match (self, node) {
+            (Self::Master(watch), Some(node)) => watch.is_no_longer(node).await,
+            _ => pending().await,
         }
     }
 }
@@ -396,6 +397,8 @@ struct ConnectionKeeper {
     /// The server or the Sentinels, for errors.
     label: Arc<str>,
     target: LinkTarget,
+    /// The server of the last attempt.
+    tried: Option<RedisNode>,
     clock: Arc<RedisClock>,
     listener: Option<ChannelListener>,
     state: watch::Sender<LinkState>,
@@ -431,7 +434,7 @@ impl ConnectionKeeper {
                     let reason = tokio::select! {
                         reason = self.lost(&mut link.driver, &mut link.messages) => reason,
                         reason = kept => reason,
-                        () = target.is_no_longer(&link.node) => "another server is the master".into(),
+                        () = target.is_no_longer(Some(&link.node)) => "another server is the master".into(),
                     };
                     tracing::debug!(store = %self.label, %reason, "reconnecting to the store");
                     self.state.send_replace(LinkState::Connecting);
@@ -449,7 +452,10 @@ impl ConnectionKeeper {
                     self.failed(error, &mut is_down);
                 }
             }
-            sleep(pause).await;
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.target.is_no_longer(self.tried.as_ref()) => {}
+            }
             pause = (pause * 2).min(RECONNECT_PAUSE.end);
         }
     }
@@ -466,11 +472,12 @@ impl ConnectionKeeper {
     /// Connects, logs in, and prepares the connection. All of this ends at `give_up`, or when another server becomes
     /// the target.
     async fn open(
-        &self,
+        &mut self,
         reports: &mpsc::UnboundedSender<LinkReport>,
         give_up: Instant,
     ) -> Result<KeptLink, StoreError> {
         let (node, role) = self.target.server().await?;
+        self.tried = Some(node.clone());
         let reports = reports.clone();
         let on_push = move |info| reports.send(LinkReport::Pushed(info)).is_ok();
         let opening = async {
@@ -500,7 +507,7 @@ impl ConnectionKeeper {
         };
         tokio::select! {
             opened = opening => opened,
-            () = self.target.is_no_longer(&node) => {
+            () = self.target.is_no_longer(Some(&node)) => {
                 Err(not_sent(&node.label, "another server is the master"))
             }
         }

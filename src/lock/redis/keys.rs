@@ -2,7 +2,7 @@
 //!
 //! The lock's own key is the session key, because Python code may share it. All others begin with
 //! `store.prefix`. Invariant: all keys of a session contain the lock's key as a hash tag, so that a
-//! cluster keeps them in one slot.
+//! cluster keeps them in one slot. The queue and the instance have a format number in their names.
 
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use redis::Cmd;
 
 use super::scripts::Script;
 use crate::key::{INSTANCE, SessionKey};
+use crate::lock::format::{INSTANCE_FORMAT, QUEUE_FORMAT};
 
 /// How keys and channels in Redis are named. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -40,11 +41,12 @@ impl KeyNames {
 
     /// The keys of a session.
     pub(super) fn session(&self, key: &SessionKey) -> SessionKeys {
+        let queue = |name: &str| self.companion(key, &format!("{QUEUE_FORMAT}:{name}"));
         SessionKeys([
             key.as_str().to_owned(),
             self.companion(key, "fence"),
-            self.companion(key, "queue"),
-            self.companion(key, "waiters"),
+            queue("queue"),
+            queue("waiters"),
         ])
     }
 
@@ -85,7 +87,7 @@ impl KeyNames {
 
 /// The key of the heartbeat of an instance whose `store.prefix` is `prefix`.
 pub(super) fn instance_key(prefix: &str, instance: &str) -> String {
-    [prefix, INSTANCE, instance].concat()
+    format!("{prefix}{INSTANCE}{INSTANCE_FORMAT}:{instance}")
 }
 
 // === impl SessionKeys ===

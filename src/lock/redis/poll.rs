@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, PushKind, Value};
+use redis::{Pipeline, PushKind, RedisError, Value};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
@@ -31,7 +31,8 @@ pub(super) struct TopologyPoll {
 /// What the servers are asked.
 #[derive(Clone)]
 pub(super) struct TopologyQuestion {
-    pub(super) command: Cmd,
+    /// Sent together, so that nothing changes between the replies.
+    pub(super) commands: Pipeline,
     pub(super) role: NodeRole,
     /// A channel on which the server tells that the answer has changed.
     pub(super) channel: Option<&'static str>,
@@ -40,7 +41,8 @@ pub(super) struct TopologyQuestion {
 /// What a server answered.
 pub(super) struct TopologyAnswer {
     pub(super) from: RedisNode,
-    pub(super) reply: Result<Value, StoreError>,
+    /// A reply for each command of the question.
+    pub(super) replies: Result<Vec<Value>, StoreError>,
 }
 
 /// How often each server is asked: a failover has to be known before a pause of a second is over.
@@ -60,7 +62,7 @@ impl TopologyPoll {
     ) -> (Self, mpsc::UnboundedReceiver<TopologyAnswer>) {
         let (answers, inbox) = mpsc::unbounded_channel();
         let poll = Self {
-            address: address.without_topology(),
+            address: address.clone(),
             question,
             tasks: HashMap::new(),
             failing: HashSet::new(),
@@ -121,12 +123,12 @@ impl PolledServer {
             let give_up = Instant::now() + self.address.timeout;
             let asked = timeout_at(give_up, self.ask(&mut connection, give_up)).await;
             let no_reply = |_| Err(not_sent(&self.node.label, "no reply"));
-            let reply = asked.unwrap_or_else(no_reply);
-            if reply.is_err() {
+            let replies = asked.unwrap_or_else(no_reply);
+            if replies.is_err() {
                 connection = None;
             }
             let from = self.node.clone();
-            if answers.send(TopologyAnswer { from, reply }).is_err() {
+            if answers.send(TopologyAnswer { from, replies }).is_err() {
                 return;
             }
             sleep(SHORTEST_PAUSE).await;
@@ -142,14 +144,18 @@ impl PolledServer {
         &self,
         connection: &mut Option<redis::aio::MultiplexedConnection>,
         give_up: Instant,
-    ) -> Result<Value, StoreError> {
+    ) -> Result<Vec<Value>, StoreError> {
         let connection = match connection {
             Some(connection) => connection,
             None => connection.insert(self.connect(give_up).await?),
         };
-        let reply = connection.send_packed_command(&self.question.command).await;
-        let reply = reply.and_then(Value::extract_error);
-        reply.map_err(|error| not_executed(&self.node.label, &error))
+        let commands = &self.question.commands;
+        let replies = connection.send_packed_commands(commands, 0, commands.len());
+        let replies = replies.await.and_then(|replies| {
+            let replies = replies.into_iter();
+            replies.map(Value::extract_error).collect()
+        });
+        replies.map_err(|error: RedisError| not_executed(&self.node.label, &error))
     }
 
     async fn connect(

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use redis::{Cmd, Value};
@@ -11,19 +11,32 @@ use tokio::time::Instant;
 
 use super::address::RedisAddress;
 use super::clock::RedisClock;
-use super::cluster::ClusterLinks;
+use super::cluster::{ClusterLinks, ClusterWatch};
 use super::command::StoreCommand;
 use super::connection::{ChannelListener, LinkNumbers, LinkTarget, RedisConnection};
 use super::error::{not_sent, unreadable};
 use super::node::{NodeRole, RedisNode};
+use super::sentinel::MasterWatch;
 use super::slots::slot_of;
 use super::url::RedisTopology;
 use crate::lock::StoreError;
 use crate::metrics::Metrics;
 
+/// What is known of the servers, for all stores of a process: from the first connection on. Clones share it.
+#[derive(Clone, Default)]
+pub(super) struct SharedTopology(Arc<KnownTopology>);
+
+#[derive(Default)]
+struct KnownTopology {
+    master: OnceLock<MasterWatch>,
+    cluster: OnceLock<ClusterWatch>,
+}
+
 /// The connections of one store. Clones share them.
 #[derive(Clone)]
-pub(super) struct RedisRoutes {
+pub(super) struct RedisRoutes(Arc<RoutesState>);
+
+struct RoutesState {
     links: RedisLinks,
     /// The server or the servers, for errors.
     label: Arc<str>,
@@ -33,12 +46,11 @@ pub(super) struct RedisRoutes {
     server_changes: watch::Receiver<Option<Instant>>,
 }
 
-#[derive(Clone)]
 enum RedisLinks {
     /// One connection, whichever server it goes to.
     One(Arc<RedisConnection>, Arc<LinkNumbers>),
     /// One to each master.
-    Cluster(Arc<ClusterLinks>),
+    Cluster(Box<ClusterLinks>),
 }
 
 // === impl RedisRoutes ===
@@ -49,7 +61,11 @@ impl RedisRoutes {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub(super) fn connect(address: &RedisAddress, listener: Option<ChannelListener>) -> Self {
+    pub(super) fn connect(
+        address: &RedisAddress,
+        topology: &SharedTopology,
+        listener: Option<ChannelListener>,
+    ) -> Self {
         let one = |target, listener| {
             let numbers = Arc::<LinkNumbers>::default();
             let link = RedisConnection::connect(address, target, listener, Arc::clone(&numbers));
@@ -60,30 +76,34 @@ impl RedisRoutes {
                 let node = RedisNode::new(endpoint.clone(), address.url.database);
                 one(LinkTarget::Fixed(node, NodeRole::Single), listener)
             }
-            RedisTopology::Sentinel { sentinels, master } => one(
-                LinkTarget::Master(address.master(sentinels, master)),
-                listener,
-            ),
+            RedisTopology::Sentinel { sentinels, master } => {
+                let start = || MasterWatch::start(address, sentinels, master);
+                let master = topology.0.master.get_or_init(start).clone();
+                one(LinkTarget::Master(master), listener)
+            }
             RedisTopology::Cluster(nodes) => {
-                RedisLinks::Cluster(Arc::new(ClusterLinks::connect(address, nodes, listener)))
+                let start = || ClusterWatch::start(address, nodes);
+                let cluster = topology.0.cluster.get_or_init(start).clone();
+                let links = ClusterLinks::connect(address, cluster, listener);
+                RedisLinks::Cluster(Box::new(links))
             }
         };
-        Self {
+        Self(Arc::new(RoutesState {
             links,
             label: Arc::clone(&address.label),
             timeout: address.timeout,
             metrics: address.metrics.clone(),
             server_changes: address.server.changes(),
-        }
+        }))
     }
 
     pub(super) fn timeout(&self) -> Duration {
-        self.timeout
+        self.0.timeout
     }
 
     /// The number of the newest connection; 0 before the first.
     pub(super) fn number(&self) -> u64 {
-        match &self.links {
+        match &self.0.links {
             RedisLinks::One(_, numbers) => numbers.published(),
             RedisLinks::Cluster(links) => links.number(),
         }
@@ -91,33 +111,41 @@ impl RedisRoutes {
 
     /// When this process last found another server behind its connections; `None`: never.
     pub(super) fn server_changes(&self) -> watch::Receiver<Option<Instant>> {
-        self.server_changes.clone()
+        self.0.server_changes.clone()
     }
 
-    /// The time of the server that has this key, at a moment of this process; `None`: not known.
-    pub(super) fn time_at(&self, key: &str, moment: Instant) -> Option<u64> {
+    /// The time of the server that has this slot, at a moment of this process; `None`: not known.
+    pub(super) fn time_at(&self, slot: u16, moment: Instant) -> Option<u64> {
         let time = |link: &RedisConnection| {
             let clock = link.clock();
             clock.is_set().then(|| clock.at(moment))
         };
-        match &self.links {
+        match &self.0.links {
             RedisLinks::One(link, _) => time(link),
-            RedisLinks::Cluster(links) => time(&*links.link(slot_of(key))?),
+            RedisLinks::Cluster(links) => time(&*links.link(slot)?),
         }
     }
 
-    /// Sends the command about `key` that `build` makes for a server with this clock. Gives the reply, and the
+    /// The slot of a key; 0 if it doesn't matter, because there is one server.
+    pub(super) fn slot(&self, key: &str) -> u16 {
+        match &self.0.links {
+            RedisLinks::One(..) => 0,
+            RedisLinks::Cluster(_) => slot_of(key),
+        }
+    }
+
+    /// Sends the command about keys of this slot that `build` makes for a server with this clock. Gives the reply, and the
     /// connection that it came over. Dropping the future does not cancel the command.
     ///
     /// # Errors
     /// When the store can't be reached, doesn't reply in time, or replies with an error.
     pub(super) async fn send<'c>(
         &self,
-        key: &str,
+        slot: u16,
         command: StoreCommand,
         build: impl Fn(&RedisClock) -> Cow<'c, Cmd>,
     ) -> Result<(Value, Arc<RedisConnection>), StoreError> {
-        let reply = self.exchange(key, command, build).await;
+        let reply = self.exchange(slot, command, build).await;
         if reply.is_err() {
             self.count_failure();
         }
@@ -130,19 +158,19 @@ impl RedisRoutes {
     /// As [`RedisRoutes::send`].
     pub(super) async fn exchange<'c>(
         &self,
-        key: &str,
+        slot: u16,
         command: StoreCommand,
         build: impl Fn(&RedisClock) -> Cow<'c, Cmd>,
     ) -> Result<(Value, Arc<RedisConnection>), StoreError> {
-        let give_up = Instant::now() + self.timeout;
-        match &self.links {
+        let give_up = Instant::now() + self.0.timeout;
+        match &self.0.links {
             RedisLinks::One(link, _) => match link.exchange(command, build, false, give_up).await {
                 Ok(value) => Ok((value, Arc::clone(link))),
                 Err(error) => Err(error.error),
             },
             RedisLinks::Cluster(links) => {
                 // Boxed, because this future is larger and rarer than the other.
-                let sent = Box::pin(links.exchange(slot_of(key), command, build, give_up));
+                let sent = Box::pin(links.exchange(slot, command, build, give_up));
                 sent.await
             }
         }
@@ -158,7 +186,7 @@ impl RedisRoutes {
         link: &RedisConnection,
         key: String,
     ) -> Result<(), StoreError> {
-        let confirmed = link.confirm(key, Instant::now() + self.timeout).await;
+        let confirmed = link.confirm(key, Instant::now() + self.timeout()).await;
         if confirmed.is_err() {
             self.count_failure();
         }
@@ -175,8 +203,8 @@ impl RedisRoutes {
         command: StoreCommand,
         cmd: &Cmd,
     ) -> Result<Option<Value>, StoreError> {
-        let give_up = Instant::now() + self.timeout;
-        let link = match &self.links {
+        let give_up = Instant::now() + self.0.timeout;
+        let link = match &self.0.links {
             RedisLinks::One(link, _) => (index == 0).then(|| Arc::clone(link)),
             RedisLinks::Cluster(links) => links.link_at(index, give_up).await?,
         };
@@ -197,7 +225,7 @@ impl RedisRoutes {
 
     /// Whether there is a server with this index.
     pub(super) fn has_server(&self, index: usize) -> bool {
-        match &self.links {
+        match &self.0.links {
             RedisLinks::One(..) => index == 0,
             RedisLinks::Cluster(links) => links.has_master(index),
         }
@@ -206,7 +234,7 @@ impl RedisRoutes {
     /// Divides keys into those that one command may have: all of them, or in a cluster those of one slot. Gives their
     /// indexes.
     pub(super) fn groups<'k>(&self, keys: impl Iterator<Item = &'k str>) -> Vec<Vec<usize>> {
-        match &self.links {
+        match &self.0.links {
             RedisLinks::One(..) => vec![keys.enumerate().map(|(index, _)| index).collect()],
             RedisLinks::Cluster(_) => {
                 let mut groups = BTreeMap::<u16, Vec<usize>>::new();
@@ -220,24 +248,24 @@ impl RedisRoutes {
 
     /// Counts a command that failed.
     pub(super) fn count_failure(&self) {
-        self.metrics.store_failed();
+        self.0.metrics.store_failed();
     }
 
     /// The error for a reply that can't be parsed. Logs the reply, unless ids are hidden.
     pub(super) fn unreadable(&self, reply: &Value) -> StoreError {
-        unreadable(&self.label, reply)
+        unreadable(&self.0.label, reply)
     }
 
     /// The error for a command that was not sent, or not executed because it was late.
     pub(super) fn not_sent(&self, reason: &str) -> StoreError {
-        not_sent(&self.label, reason)
+        not_sent(&self.0.label, reason)
     }
 }
 
 impl std::fmt::Debug for RedisRoutes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RedisRoutes")
-            .field("store", &self.label)
+            .field("store", &self.0.label)
             .finish_non_exhaustive()
     }
 }

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use redis::{Cmd, Pipeline, Script as Hashed};
 
 use super::reply::UNKNOWN_HOLDER;
+use crate::lock::format::INSTANCE_FORMAT;
 use crate::lock::{OFFER_TTL, QUEUE_TTL, WAITER_TIMEOUT};
 
 /// A script, and the SHA-1 hash by which Redis knows it.
@@ -54,13 +55,14 @@ const CHECKED_WAITERS: usize = 4;
 /// A script about sessions, behind the constants and functions that all of them share.
 fn with_session(script: &str) -> String {
     format!(
-        "local WAITER_TIMEOUT, OFFER_TTL, QUEUE_TTL, CHECKED_WAITERS, UNKNOWN_HOLDER = \
-         {}, {}, {}, {}, '{}'\n{}{script}",
+        "local WAITER_TIMEOUT, OFFER_TTL, QUEUE_TTL, CHECKED_WAITERS, UNKNOWN_HOLDER, MESSAGE_FORMAT = \
+         {}, {}, {}, {}, '{}', {}\n{}{script}",
         WAITER_TIMEOUT.as_micros(),
         OFFER_TTL.as_millis(),
         QUEUE_TTL.as_millis(),
         CHECKED_WAITERS,
         UNKNOWN_HOLDER,
+        INSTANCE_FORMAT,
         include_str!("scripts/common.lua"),
     )
 }

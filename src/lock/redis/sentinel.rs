@@ -15,7 +15,7 @@ use super::address::RedisAddress;
 use super::error::{not_sent, of_server};
 use super::node::{NodeRole, RedisNode};
 use super::poll::{TopologyAnswer, TopologyPoll, TopologyQuestion};
-use super::reply::pairs;
+use super::reply::{array, pairs, text};
 use super::url::RedisEndpoint;
 use crate::lock::StoreError;
 
@@ -53,10 +53,15 @@ impl MasterWatch {
     /// # Panics
     /// Outside of a tokio runtime.
     pub(super) fn start(address: &RedisAddress, sentinels: &[RedisEndpoint], name: &str) -> Self {
-        let mut command = redis::cmd("SENTINEL");
-        command.arg("MASTER").arg(name);
+        // In this order: for the time of a failover, the first reply may have the new epoch and the old address.
+        let mut commands = redis::pipe();
+        commands.cmd("SENTINEL").arg("MASTER").arg(name);
+        commands
+            .cmd("SENTINEL")
+            .arg("GET-MASTER-ADDR-BY-NAME")
+            .arg(name);
         let question = TopologyQuestion {
-            command,
+            commands,
             role: NodeRole::Sentinel,
             channel: Some(CHANNEL),
         };
@@ -130,12 +135,12 @@ struct MasterWatcher {
 
 impl MasterWatcher {
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<TopologyAnswer>) {
-        while let Some(TopologyAnswer { from, reply }) = inbox.recv().await {
-            self.poll.note(&from, reply.is_ok());
-            let answer = reply
+        while let Some(TopologyAnswer { from, replies }) = inbox.recv().await {
+            self.poll.note(&from, replies.is_ok());
+            let answer = replies
                 .map_err(|error| self.explain(&error))
-                .and_then(|reply| {
-                    MasterAnswer::parse(&reply, self.has_tls).ok_or_else(|| {
+                .and_then(|replies| {
+                    MasterAnswer::parse(&replies, self.has_tls).ok_or_else(|| {
                         not_sent(&self.label, &format!("{} names no master", from.label))
                     })
                 });
@@ -178,6 +183,13 @@ impl MasterWatcher {
             .known
             .as_ref()
             .is_some_and(|known| newest.epoch < known.epoch);
+        // Answers that differ with the same epoch are given while a failover is under way.
+        let is_known = |known: &MasterAnswer| {
+            known.epoch == newest.epoch && self.answers.values().any(|answer| answer == known)
+        };
+        if self.known.as_ref().is_some_and(is_known) {
+            return;
+        }
         if !is_older || self.answers.len() * 2 > self.sentinels {
             self.known = Some(newest.clone());
         }
@@ -201,19 +213,22 @@ impl MasterWatcher {
 // === impl MasterAnswer ===
 
 impl MasterAnswer {
-    /// Reads the reply of `SENTINEL MASTER`; `None` if it has no address.
-    fn parse(reply: &Value, has_tls: bool) -> Option<Self> {
-        let (mut host, mut port, mut epoch) = (None, None, 0);
-        for (name, value) in pairs(reply) {
-            match name {
-                "ip" => host = Some(value.to_owned()),
-                "port" => port = value.parse().ok(),
-                "config-epoch" => epoch = value.parse().ok()?,
-                _ => {}
-            }
-        }
-        let endpoint = RedisEndpoint::at(host?, port?, has_tls)?;
-        Some(Self { epoch, endpoint })
+    /// Reads the replies of `SENTINEL MASTER` and `SENTINEL GET-MASTER-ADDR-BY-NAME`; `None` if they have no address.
+    fn parse(replies: &[Value], has_tls: bool) -> Option<Self> {
+        let [state, address] = replies else {
+            return None;
+        };
+        let epoch = pairs(state)
+            .into_iter()
+            .find(|(name, _)| *name == "config-epoch");
+        let [host, port] = array(address)? else {
+            return None;
+        };
+        let (host, port) = (text(host)?.to_owned(), text(port)?.parse().ok()?);
+        Some(Self {
+            epoch: epoch.and_then(|(_, epoch)| epoch.parse().ok())?,
+            endpoint: RedisEndpoint::at(host, port, has_tls)?,
+        })
     }
 }
 
@@ -237,7 +252,7 @@ mod tests {
         let address = RedisAddress::parse(url, std::time::Duration::from_secs(1));
         let address = address.expect("a URL");
         let question = TopologyQuestion {
-            command: redis::cmd("PING"),
+            commands: redis::pipe(),
             role: NodeRole::Sentinel,
             channel: None,
         };
@@ -271,6 +286,11 @@ mod tests {
             Some("h:2/3"),
             "a failover"
         );
+        assert_eq!(
+            decide(&[(1, 5), (2, 5), (1, 5)]).as_deref(),
+            Some("h:2/3"),
+            "a contradiction"
+        );
         assert_eq!(decide(&[]).as_deref(), Some("h:2/3"), "none answers");
         assert_eq!(
             decide(&[(1, 4)]).as_deref(),
@@ -285,34 +305,24 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_is_read_in_both_protocols() {
+    fn replies_are_read_in_both_protocols() {
         let text = |text: &str| Value::BulkString(text.into());
-        let fields = [
-            "name",
-            "m",
-            "ip",
-            "10.0.0.1",
-            "port",
-            "6380",
-            "config-epoch",
-            "7",
-        ]
-        .map(text);
-        let mut list = fields.to_vec();
-        let map = list
+        let fields = ["ip", "old", "port", "1", "config-epoch", "7"].map(text);
+        let pairs = fields
             .chunks(2)
-            .map(|pair| (pair[0].clone(), pair[1].clone()))
-            .collect();
-        for reply in [Value::Map(map), Value::Array(fields.into())] {
-            let read = MasterAnswer::parse(&reply, true).expect("a master");
+            .map(|pair| (pair[0].clone(), pair[1].clone()));
+        let address = Value::Array(vec![text("10.0.0.1"), text("6380")]);
+        for state in [Value::Map(pairs.collect()), Value::Array(fields.to_vec())] {
+            let read = MasterAnswer::parse(&[state.clone(), address.clone()], true);
+            let read = read.expect("a master");
             assert_eq!(read.endpoint.label(0), "rediss://10.0.0.1:6380/0");
             assert_eq!(read.epoch, 7);
+            assert_eq!(MasterAnswer::parse(&[state, Value::Nil], false), None);
         }
-        list.truncate(4);
         assert_eq!(
-            MasterAnswer::parse(&Value::Array(list), false),
+            MasterAnswer::parse(&[Value::Nil, address], false),
             None,
-            "without a port"
+            "no epoch"
         );
     }
 }

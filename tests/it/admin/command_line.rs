@@ -336,7 +336,7 @@ async fn a_failed_command_prints_why_and_exits_with_an_error() {
         "a turn of Python code cannot be interrupted: {done:?}"
     );
     let done = file
-        .locks(&["release", "--key", "seriatim:instance:pod-0"])
+        .locks(&["release", "--key", "seriatim:instance:1:pod-0"])
         .await;
     assert_eq!(done.code, Some(1), "the key is not a lock: {done:?}");
     for wrong in [

@@ -58,7 +58,7 @@ async fn a_watch_keeps_waiters_alive() {
     let holder = bench.holder(0).await;
     let waiters = [bench.join(1).await, bench.join(1).await];
     fill(&redis).await;
-    let last = async || redis.command(&["HVALS", "{k}:waiters"]).await;
+    let last = async || redis.command(&["HVALS", "{k}:1:waiters"]).await;
     let before = last().await;
     assert_eq!(
         bench.watch(1).await,
@@ -77,7 +77,9 @@ async fn a_waiter_that_lost_its_place_gets_it_back() {
     let (redis, bench) = start().await;
     let holder = bench.holder(0).await;
     let waiters = [bench.join(1).await, bench.join(2).await];
-    redis.command(&["DEL", "{k}:queue", "{k}:waiters"]).await;
+    redis
+        .command(&["DEL", "{k}:1:queue", "{k}:1:waiters"])
+        .await;
     fill(&redis).await;
     assert_eq!(bench.watch(1).await, Watched::Unknown, "the place is gone");
     for waiter in waiters.iter().rev() {
@@ -109,7 +111,7 @@ async fn locks_are_extended_and_force_released_and_heartbeats_renewed() {
     assert_eq!(beat().await, HeartbeatReply::Registered, "the first one");
     fill(&redis).await;
     assert_eq!(beat().await, HeartbeatReply::Renewed, "it goes on");
-    let ttl = redis.pttl("seriatim:instance:pod-0").await;
+    let ttl = redis.pttl("seriatim:instance:1:pod-0").await;
     assert!((1..=9_000).contains(&ttl), "with its TTL: {ttl}");
     let claims = std::slice::from_ref(&holder);
     assert_eq!(bench.extend(claims).await, [true], "the lease is extended");

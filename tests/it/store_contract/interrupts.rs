@@ -406,7 +406,7 @@ async fn a_superseded_waiter_stays_superseded_after_the_newer_turn() {
         "a superseded turn stays superseded, also when the lock is free again"
     );
     bench.wait_until_no_keys().await;
-    let left = redis.pttl("{k}:waiters").await;
+    let left = redis.pttl("{k}:1:waiters").await;
     assert!(
         Duration::from_millis(left.unsigned_abs()) > Duration::ZERO && left > 0,
         "the mark of the superseded turn expires: {left}"

@@ -449,14 +449,20 @@ async fn foreign_keys_break_no_inspection_and_foreign_locks_can_be_released() {
     for command in [
         &["SET", "k:python", "0b7e", "NX", "PX", "60000"][..],
         &["SET", "k:endless", "0b7e"],
-        &["SET", "k:json", "{\"token\":\"x\"}", "PX", "60000"],
+        &[
+            "SET",
+            "k:json",
+            "{\"format\":1,\"claim\":\"x\"}",
+            "PX",
+            "60000",
+        ],
         &["RPUSH", "k:list", "a"],
         &["HSET", "k:hash", "a", "b"],
         &["SET", "k:\u{1}[x]*?", "odd", "PX", "60000"],
-        &["RPUSH", "{k:python}:queue", "not a queue"],
+        &["RPUSH", "{k:python}:1:queue", "not a queue"],
         &["RPUSH", "{k:json}:fence", "not a fence"],
-        &["SET", "{k:json}:waiters", "no hash"],
-        &["ZADD", "{k:json}:queue", "1", "whoever"],
+        &["SET", "{k:json}:1:waiters", "no hash"],
+        &["ZADD", "{k:json}:1:queue", "1", "whoever"],
         &["SET", "other", "x"],
     ] {
         redis.command(command).await;

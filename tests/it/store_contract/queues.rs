@@ -467,7 +467,9 @@ async fn a_queue_that_redis_lost_is_rebuilt_in_its_order() {
         bench.join(2).await,
         bench.join(1).await,
     ];
-    redis.command(&["DEL", "{k}:queue", "{k}:waiters"]).await;
+    redis
+        .command(&["DEL", "{k}:1:queue", "{k}:1:waiters"])
+        .await;
     for of in [1, 2] {
         assert_eq!(
             bench.watch(of).await,

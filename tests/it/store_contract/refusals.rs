@@ -18,8 +18,8 @@ use crate::support::redis::Redis;
 /// The companion keys of a session's lock, and for each a command that gives it another type.
 const COMPANION_KEYS: [(&str, [&str; 3]); 3] = [
     ("{k}:fence", ["RPUSH", "{k}:fence", "x"]),
-    ("{k}:queue", ["SET", "{k}:queue", "x"]),
-    ("{k}:waiters", ["SET", "{k}:waiters", "x"]),
+    ("{k}:1:queue", ["SET", "{k}:1:queue", "x"]),
+    ("{k}:1:waiters", ["SET", "{k}:1:waiters", "x"]),
 ];
 
 /// The kinds of acquire requests.
@@ -157,7 +157,7 @@ async fn an_acquisition_without_a_permission_takes_no_lock_and_no_place() {
                     );
                     if ask.queue.is_some_and(|place| place.ticket.is_none()) {
                         let id = claim.id.to_string();
-                        let place = redis.command(&["ZSCORE", "{k}:queue", &id]).await;
+                        let place = redis.command(&["ZSCORE", "{k}:1:queue", &id]).await;
                         assert_eq!(
                             place,
                             Value::Nil,
@@ -270,7 +270,7 @@ async fn a_queue_of_another_type_affects_no_other_queue() {
     let holder = bench.holder(0).await;
     let waiter = bench.join(1).await;
     redis
-        .command(&["SET", "{other}:queue", "x", "PX", "60000"])
+        .command(&["SET", "{other}:1:queue", "x", "PX", "60000"])
         .await;
     let spoilt = bench.claim_of(1, "other", LEASE);
     let watched = |key: &str, claim: &Claim| WatchedQueue {

@@ -134,8 +134,8 @@ async fn the_companion_keys_of_another_type_are_replaced() {
     let bench = StoreSetup::on_redis(&redis).await;
     for spoil in [
         ["RPUSH", "{k}:fence", "x"],
-        ["SET", "{k}:queue", "x"],
-        ["SET", "{k}:waiters", "x"],
+        ["SET", "{k}:1:queue", "x"],
+        ["SET", "{k}:1:waiters", "x"],
     ] {
         redis.command(&["FLUSHALL"]).await;
         redis.command(&spoil).await;

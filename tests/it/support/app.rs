@@ -77,7 +77,7 @@ pub(crate) async fn wait_for_locks(app: &App, count: usize, after: &str) {
 
 /// The number of turns in the session's queue in Redis.
 pub(crate) async fn waiting(redis: &Redis, session: &str) -> usize {
-    let queue = format!("{{{}}}:queue", key(session));
+    let queue = format!("{{{}}}:1:queue", key(session));
     let count = redis.command(&["ZCARD", &queue]).await;
     redis::from_redis_value(count).expect("a count")
 }

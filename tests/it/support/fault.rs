@@ -3,13 +3,13 @@
 //!
 //! Invariants: bytes are neither reordered nor changed, and held-back bytes are not lost unless the
 //! mode says so. A mode applies to all bytes that arrive after the call of [`FaultProxy::set`], on old
-//! and new connections. The proxy knows no protocol: a request is what the connecting side sends, a
+//! and new connections; connections from one address may have a mode of their own. The proxy knows no protocol: a request is what the connecting side sends, a
 //! reply is what the target sends.
 
 use std::collections::VecDeque;
 use std::future::pending;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +49,8 @@ pub(crate) struct FaultProxy {
 #[derive(Clone, Copy)]
 struct Orders {
     mode: Mode,
+    /// The mode of the connections from this address.
+    exception: Option<(IpAddr, Mode)>,
     /// A connection with a smaller number must be closed.
     cuts: u64,
 }
@@ -95,6 +97,8 @@ struct Pipe<'a> {
     direction: Direction,
     from: ReadHalf<'a>,
     to: WriteHalf<'a>,
+    /// The address of the connecting side.
+    source: IpAddr,
     orders: watch::Receiver<Orders>,
     status: &'a watch::Sender<Status>,
     /// The pieces that have arrived and are not delivered yet. An empty piece is the end of the stream.
@@ -113,6 +117,7 @@ impl FaultProxy {
         let addr = listener.local_addr().expect("the fault proxy's address");
         let orders = watch::Sender::new(Orders {
             mode: Mode::Pass,
+            exception: None,
             cuts: 0,
         });
         let status = Arc::new(watch::Sender::new(Status::default()));
@@ -144,6 +149,17 @@ impl FaultProxy {
             |status: &Status| status.accepts != reset && (!reset || status.open.is_empty());
         self.wait("the fault proxy to change its mode", applied)
             .await;
+    }
+
+    /// Sets the mode of the connections from `source`, another loopback address than 127.0.0.1 for instance;
+    /// `None`: they have the mode of all others again. A reset is none of these modes, as the proxy has accepted
+    /// a connection before it knows its source.
+    pub(crate) fn set_for(&self, source: IpAddr, mode: Option<Mode>) {
+        assert_ne!(mode, Some(Mode::Reset), "a source can't be refused");
+        self.status.send_modify(|status| status.withheld = 0);
+        let exception = mode.map(|mode| (source, mode));
+        self.orders
+            .send_modify(|orders| orders.exception = exception);
     }
 
     /// Closes the present connections once, without a change of mode. Returns when they are closed.
@@ -180,6 +196,17 @@ impl FaultProxy {
         within(what, met)
             .await
             .expect("the sender lives as long as the proxy");
+    }
+}
+
+impl Orders {
+    /// The mode of a connection from `source`.
+    fn mode_for(&self, source: IpAddr) -> Mode {
+        match self.exception {
+            _ if self.mode == Mode::Reset => Mode::Reset,
+            Some((excepted, mode)) if excepted == source => mode,
+            _ => self.mode,
+        }
     }
 }
 
@@ -329,6 +356,7 @@ async fn relay(
     orders: watch::Receiver<Orders>,
     status: &watch::Sender<Status>,
 ) -> io::Result<()> {
+    let source = client.peer_addr()?.ip();
     let server = server.insert(TcpStream::connect(target).await?);
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
@@ -338,6 +366,7 @@ async fn relay(
         direction,
         from,
         to,
+        source,
         orders: orders.clone(),
         status,
         held: VecDeque::new(),
@@ -352,7 +381,7 @@ impl Pipe<'_> {
     async fn run(mut self) -> io::Result<()> {
         let mut is_open = true;
         while is_open || !self.held.is_empty() {
-            let mode = self.orders.borrow_and_update().mode;
+            let mode = self.orders.borrow_and_update().mode_for(self.source);
             if self.throws_away(mode) {
                 self.held.retain(|(_, piece)| piece.is_empty());
             }
@@ -378,13 +407,14 @@ impl Pipe<'_> {
     async fn arrived(&mut self, read: io::Result<usize>, piece: Vec<u8>) -> io::Result<bool> {
         if let Err(error) = read {
             // A blackhole holds back a reset, too.
+            let source = self.source;
             let _ = self
                 .orders
-                .wait_for(|orders| orders.mode != Mode::Blackhole)
+                .wait_for(|orders| orders.mode_for(source) != Mode::Blackhole)
                 .await;
             return Err(error);
         }
-        let mode = self.orders.borrow().mode;
+        let mode = self.orders.borrow().mode_for(self.source);
         if mode == Mode::Blackhole || self.throws_away(mode) {
             self.status
                 .send_modify(|status| status.withheld += piece.len());

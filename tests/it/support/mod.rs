@@ -1,5 +1,5 @@
-//! Support for the integration tests: a scripted backend, a raw client, a real Redis, and a faulty
-//! network.
+//! Support for the integration tests: a scripted backend, a raw client, a real Redis as one server, with
+//! Sentinels or as a cluster, and a faulty network.
 //!
 //! Invariant: no test sleeps and hopes. Every wait has a condition, ends after [`LIMIT`] at the latest,
 //! and then says what it waited for. Everything that is started here ends when its value is dropped.
@@ -12,15 +12,18 @@ pub(crate) mod app;
 pub(crate) mod backend;
 pub(crate) mod bench;
 pub(crate) mod client;
+pub(crate) mod cluster_redis;
 pub(crate) mod collector;
 pub(crate) mod fault;
 pub(crate) mod faulty_store;
 pub(crate) mod h2;
 pub(crate) mod h2_client;
+pub(crate) mod pool;
 pub(crate) mod process;
 pub(crate) mod python;
 pub(crate) mod raw;
 pub(crate) mod redis;
+pub(crate) mod sentinel_redis;
 pub(crate) mod time_limit;
 pub(crate) mod tls_redis;
 pub(crate) mod wire;

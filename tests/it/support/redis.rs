@@ -2,13 +2,14 @@
 //!
 //! Invariants: the server that replies is the one started here (another process may have taken the port
 //! first), and it is killed and reaped with its value. The support sends its own commands on one
-//! connection, which [`Monitor`] leaves out. [`super::tls_redis`] adds TLS. Sentinel and Cluster
-//! are left out.
+//! connection, which [`Monitor`] leaves out. [`super::tls_redis`] adds TLS. [`super::sentinel_redis`] and
+//! [`super::cluster_redis`] have several of them.
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisConnectionInfo, RedisResult, Value};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tempfile::TempDir;
@@ -22,15 +23,32 @@ const ATTEMPTS: usize = 20;
 
 /// A running server, or one that was killed and can be started again.
 pub(crate) struct Redis {
+    program: PathBuf,
+    kind: Kind,
     /// Reserves the port as long as the value lives, so that a restart can use it.
     port: Reserved,
     extra: Vec<String>,
     folder: TempDir,
-    child: Option<Child>,
+    child: Mutex<Option<Child>>,
     connection: Mutex<Option<MultiplexedConnection>>,
     /// The addresses of the support's own connections, over all restarts.
     own: Arc<Mutex<HashSet<String>>>,
 }
+
+/// What a server is for.
+enum Kind {
+    Standalone,
+    /// A Sentinel, which keeps what it knows in a file, over restarts.
+    Sentinel,
+    /// A node of a cluster, which keeps the cluster's topology in a file, over restarts.
+    ClusterNode {
+        /// Reserves the port of the cluster's bus.
+        bus: Reserved,
+    },
+}
+
+/// The program that is started where a test names none.
+const PROGRAM: &str = "redis-server";
 
 /// The prefix of the keys of running instances.
 const INSTANCE: &str = "seriatim:instance:";
@@ -54,11 +72,35 @@ impl Redis {
 
     /// Starts a server with further arguments, such as `["--maxclients", "10"]`.
     pub(crate) async fn start_with(extra: &[&str]) -> Self {
+        Self::start_as(Kind::Standalone, Path::new(PROGRAM), extra).await
+    }
+
+    /// Starts a server of another version or make, by its program's path.
+    pub(crate) async fn start_with_program(program: &Path) -> Self {
+        Self::start_as(Kind::Standalone, program, &[]).await
+    }
+
+    /// Starts a Sentinel that watches nothing yet.
+    pub(crate) async fn start_sentinel(extra: &[&str]) -> Self {
+        Self::start_as(Kind::Sentinel, Path::new(PROGRAM), extra).await
+    }
+
+    /// Starts a node that knows no other node of a cluster yet.
+    pub(crate) async fn start_cluster_node(extra: &[&str]) -> Self {
+        let kind = Kind::ClusterNode {
+            bus: Reserved::new(),
+        };
+        Self::start_as(kind, Path::new(PROGRAM), extra).await
+    }
+
+    async fn start_as(kind: Kind, program: &Path, extra: &[&str]) -> Self {
         let mut redis = Self {
+            program: program.to_owned(),
+            kind,
             port: Reserved::new(),
             extra: extra.iter().map(|&argument| argument.to_owned()).collect(),
             folder: TempDir::new().expect("a folder for redis-server"),
-            child: None,
+            child: Mutex::new(None),
             connection: Mutex::new(None),
             own: Arc::default(),
         };
@@ -67,6 +109,9 @@ impl Redis {
                 return redis;
             }
             redis.port = Reserved::new();
+            if let Kind::ClusterNode { bus } = &mut redis.kind {
+                *bus = Reserved::new();
+            }
         }
         panic!(
             "redis-server does not start, tried {ATTEMPTS} ports; its log:\n{}",
@@ -92,10 +137,34 @@ impl Redis {
         format!("redis://{}/0", self.addr())
     }
 
+    /// The port of the cluster's bus.
+    pub(crate) fn bus_port(&self) -> u16 {
+        match &self.kind {
+            Kind::ClusterNode { bus } => bus.addr().port(),
+            Kind::Standalone | Kind::Sentinel => panic!("only a cluster's node has a bus"),
+        }
+    }
+
+    /// The id of the running process.
+    pub(crate) fn id(&self) -> u32 {
+        let child = lock(&self.child);
+        child.as_ref().expect("redis-server runs").id()
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        lock(&self.child).is_some()
+    }
+
+    /// The folder of the server's files, which is removed with the value.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Kills the server (SIGKILL), even a stopped one, and reaps it. Its data is lost.
-    pub(crate) fn kill(&mut self) {
+    pub(crate) fn kill(&self) {
         lock(&self.connection).take();
-        if let Some(mut child) = self.child.take() {
+        let child = lock(&self.child).take();
+        if let Some(mut child) = child {
             // This fails only if the process has already ended, which is fine.
             let _ = child.kill();
             child.wait().expect("redis-server can be reaped");
@@ -103,7 +172,7 @@ impl Redis {
     }
 
     /// Kills the server if it runs, and starts an empty one on the same port.
-    pub(crate) async fn restart(&mut self) {
+    pub(crate) async fn restart(&self) {
         self.kill();
         for _ in 0..ATTEMPTS {
             if self.launch().await {
@@ -122,12 +191,7 @@ impl Redis {
     /// `true` stops the process (SIGSTOP), which keeps its connections and sends no reply; `false`
     /// continues it. Returns when it has stopped.
     pub(crate) async fn stop_cont(&self, stop: bool) {
-        let id = self
-            .child
-            .as_ref()
-            .expect("redis-server runs")
-            .id()
-            .to_string();
+        let id = self.id().to_string();
         let signal = if stop { "-STOP" } else { "-CONT" };
         let status = Command::new("kill")
             .args([signal, &id])
@@ -207,6 +271,34 @@ impl Redis {
         keys
     }
 
+    /// A section of INFO, by the names of its fields.
+    pub(crate) async fn info(&self, section: &str) -> HashMap<String, String> {
+        let info = self.command(&["INFO", section]).await;
+        let info: String = redis::from_redis_value(info).expect("INFO gives text");
+        let fields = info.lines().filter_map(|line| line.split_once(':'));
+        fields
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
+    }
+
+    /// Waits until all other clients than the support, Sentinels and replicas have gone, and removes all keys.
+    pub(crate) async fn clear(&self) {
+        let has_no_clients = async || {
+            let list = self.command(&["CLIENT", "LIST", "TYPE", "normal"]).await;
+            let list: String = redis::from_redis_value(list).expect("CLIENT LIST gives text");
+            let own = lock(&self.own);
+            let is_own = |line: &str| {
+                let mut fields = line.split(' ');
+                let is_sentinel = line.contains(" name=sentinel-");
+                let addr = fields.find_map(|field| field.strip_prefix("addr="));
+                is_sentinel || addr.is_some_and(|addr| own.contains(addr))
+            };
+            list.lines().all(is_own)
+        };
+        wait_for_async(has_no_clients, "the clients of redis-server have gone").await;
+        self.command(&["FLUSHALL"]).await;
+    }
+
     /// The value of a string key.
     pub(crate) async fn get(&self, key: &str) -> Option<String> {
         let value = self.command(&["GET", key]).await;
@@ -248,34 +340,16 @@ impl Redis {
     }
 
     /// Tries once to start the server; `false` if it ended because the port was taken.
-    async fn launch(&mut self) -> bool {
-        let mut command = Command::new("redis-server");
-        command.args([
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-            "--daemonize",
-            "no",
-        ]);
-        command.arg("--port").arg(self.port().to_string());
-        command.arg("--dir").arg(self.folder.path());
-        command.arg("--logfile").arg(self.folder.path().join("log"));
-        command
-            .args(&self.extra)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let child = match command.spawn() {
+    async fn launch(&self) -> bool {
+        let child = match self.command_line().spawn() {
             Ok(child) => child,
-            Err(error) => {
-                panic!("no redis-server ({error}); install it with: apt-get install redis-server")
-            }
+            Err(error) => panic!(
+                "no {} ({error}); install it with: apt-get install redis-server",
+                self.program.display()
+            ),
         };
         let id = child.id();
-        self.child = Some(child);
+        *lock(&self.child) = Some(child);
         let ended = within("redis-server to answer PING", async {
             loop {
                 if self.has_ended() {
@@ -294,8 +368,43 @@ impl Redis {
         !ended
     }
 
-    fn has_ended(&mut self) -> bool {
-        let child = self.child.as_mut().expect("redis-server was started");
+    fn command_line(&self) -> Command {
+        let folder = self.folder.path();
+        let mut command = Command::new(&self.program);
+        if let Kind::Sentinel = self.kind {
+            // A Sentinel starts only with a file that it can write to, which is the first argument.
+            let file = folder.join("sentinel.conf");
+            let opened = std::fs::File::options()
+                .create(true)
+                .append(true)
+                .open(&file);
+            opened.expect("a file in the folder");
+            command.arg(file).arg("--sentinel");
+        }
+        let no_persistence = ["--save", "", "--appendonly", "no"];
+        command.args(["--bind", "127.0.0.1", "--daemonize", "no"]);
+        command.args(no_persistence);
+        command.arg("--port").arg(self.port().to_string());
+        command.arg("--dir").arg(folder);
+        command.arg("--logfile").arg(folder.join("log"));
+        if let Kind::ClusterNode { bus } = &self.kind {
+            command.args(["--cluster-enabled", "yes"]);
+            command.args(["--cluster-config-file", "nodes.conf"]);
+            command
+                .arg("--cluster-port")
+                .arg(bus.addr().port().to_string());
+        }
+        command
+            .args(&self.extra)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
+    }
+
+    fn has_ended(&self) -> bool {
+        let mut child = lock(&self.child);
+        let child = child.as_mut().expect("redis-server was started");
         child.try_wait().expect("redis-server's state").is_some()
     }
 
@@ -404,7 +513,7 @@ impl Monitor<'_> {
         let is_client = |line: &String| {
             let is_heartbeat = line.contains(&format!("\"1\" \"{INSTANCE}"));
             // Turns send no such message themselves: their scripts do.
-            let is_offer = line.contains("\"PUBLISH\"") && line.contains("\"granted ");
+            let is_offer = line.contains("\"PUBLISH\"") && line.contains("\"1 granted ");
             // Of a self-test: whether the heartbeat's key and the channel may be used.
             let is_attempt = ["GET", "SUBSCRIBE"]
                 .iter()

@@ -1,6 +1,6 @@
 -- What all scripts about sessions share. Each of them is loaded behind this text. Constants come first:
 -- WAITER_TIMEOUT (µs), OFFER_TTL (ms), QUEUE_TTL (ms), CHECKED_WAITERS (a number of waiters), UNKNOWN_HOLDER (a
--- value that is no token).
+-- value that is no token), MESSAGE_FORMAT (a number).
 --
 -- A session has four keys:
 --   lock     the holder's token
@@ -97,7 +97,7 @@ end
 
 -- Sends a message to an instance; gives whether the instance was there to receive it.
 local function send_message(channel, kind, id)
-  local receivers = channel and redis.pcall('PUBLISH', channel, kind .. ' ' .. id)
+  local receivers = channel and redis.pcall('PUBLISH', channel, MESSAGE_FORMAT .. ' ' .. kind .. ' ' .. id)
   return type(receivers) == 'number' and receivers > 0
 end
 
