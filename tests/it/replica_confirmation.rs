@@ -1,8 +1,18 @@
 //! `store.wait_replicas`: a turn begins when replicas of Redis have its lock.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use seriatim::key::SessionKey;
+use seriatim::lock::redis::{RedisAddress, RedisStore};
+use seriatim::lock::{
+    AcquireReply, AcquireRequest, ClaimIssuer, Epoch, Store, StoreError, Withdrawal,
+};
+
 use crate::support::app::{CHAT, key, wait_for_queue_length};
 use crate::support::bench::{Bench, Setup, assert_error_response};
-use crate::support::client::{begin_turn, turn};
+use crate::support::client::{Client, begin_turn, turn};
+use crate::support::cluster_redis::ClusterRedis;
 use crate::support::redis::Redis;
 use crate::support::wait_for_async;
 
@@ -21,8 +31,9 @@ async fn start(store: &str) -> (Bench<Redis>, Redis) {
     let config = format!("[lock]\nblocking = true\n{CHAT}");
     let bench = Setup::new(&config).store(store).on(master).await;
     for n in 0..8 {
-        let answer = turn(bench.app.addr(), &format!("first {n}"), "plain:ok").await;
-        assert_eq!(answer.status, 200, "the replica confirms: {answer:?}");
+        let session = format!("first {n}");
+        let is_served = async || turn(bench.app.addr(), &session, "plain:ok").await.status == 200;
+        wait_for_async(is_served, "the replica confirms").await;
     }
     (bench, replica)
 }
@@ -87,7 +98,7 @@ async fn a_turn_that_gets_its_lock_from_the_queue_waits_for_a_replica_too() {
 
 #[tokio::test]
 async fn a_turn_whose_lock_no_replica_confirms_is_refused_and_leaves_no_lock() {
-    let (bench, replica) = start("wait_replicas = 1\ntimeout = \"500ms\"").await;
+    let (bench, replica) = start("wait_replicas = 1\ntimeout = \"1s\"").await;
     replica.stop_cont(true).await;
     let answer = turn(bench.app.addr(), "s1", "plain:ok").await;
     assert_error_response("no replica", &answer, 503, "store_unavailable");
@@ -95,9 +106,19 @@ async fn a_turn_whose_lock_no_replica_confirms_is_refused_and_leaves_no_lock() {
     assert!(detail.contains("replicas"), "the reason: {detail}");
     assert!(bench.backend.turns("s1").is_empty(), "the turn never began");
     bench.wait_until_no_keys().await;
+    let readiness = async || {
+        Client::connect(bench.app.admin())
+            .await
+            .get("/readyz")
+            .await
+    };
+    let is_told = async || readiness().await.text().contains("replica");
+    wait_for_async(is_told, "/readyz names the cause").await;
     replica.stop_cont(false).await;
     let is_served = async || turn(bench.app.addr(), "s1", "plain:ok").await.status == 200;
     wait_for_async(is_served, "turns are served again").await;
+    let is_ready = async || readiness().await.status == 200;
+    wait_for_async(is_ready, "the process is ready again").await;
     bench.wait_until_no_keys().await;
 }
 
@@ -132,4 +153,45 @@ async fn turns_that_begin_together_share_the_wait_for_replicas() {
         .filter(|line| line.contains("\"SET\"") && line.contains(":confirm\""))
         .count();
     assert_eq!(writes, waits, "a write precedes each WAIT: {lines:#?}");
+}
+
+#[tokio::test]
+async fn a_lock_in_a_cluster_is_confirmed_by_a_replica_of_its_shard() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    let cluster = ClusterRedis::start(2, 1).await;
+    let address = RedisAddress::parse(&cluster.url(), TIMEOUT).expect("a URL");
+    let store = RedisStore::connect(address.with_wait_replicas(1));
+    let issuer = ClaimIssuer::new("a", Epoch(1), false);
+    let lease = Duration::from_secs(300);
+    let mut of_shard = [Vec::new(), Vec::new()];
+    for n in 0..16 {
+        let key = SessionKey::literal(&format!("lock:session:u:{n}"));
+        let owner = cluster.owner(cluster.slot_of(key.as_str()).await).await;
+        let claim = Arc::new(issuer.issue(key, "", "request", lease));
+        of_shard[cluster.shard(owner)].push(claim);
+    }
+    let acquire = |claim: &Arc<_>| store.acquire(claim, &AcquireRequest::default());
+    for claims in &of_shard {
+        let is_granted = async || matches!(acquire(&claims[0]).await, Ok(AcquireReply::Granted(_)));
+        wait_for_async(is_granted, "a replica of the shard confirms").await;
+    }
+    // Node 2 is the replica of the first shard.
+    cluster.node(2).stop_cont(true).await;
+    let refused = acquire(&of_shard[0][1]).await;
+    assert!(
+        matches!(&refused, Err(error @ StoreError::Unconfirmed { .. }) if !error.was_not_executed()),
+        "no replica of this shard has the lock: {refused:?}"
+    );
+    let other = acquire(&of_shard[1][1]).await;
+    assert!(
+        matches!(other, Ok(AcquireReply::Granted(_))),
+        "another shard has its own replica: {other:?}"
+    );
+    cluster.node(2).stop_cont(false).await;
+    for claim in of_shard.iter().flatten() {
+        let is_gone = async || matches!(store.withdraw(claim).await, Ok(Withdrawal::ForGood));
+        wait_for_async(is_gone, "the claim is out of the store").await;
+    }
+    let is_empty = async || cluster.keys().await.is_empty();
+    wait_for_async(is_empty, "no key is left").await;
 }
