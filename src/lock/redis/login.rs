@@ -214,6 +214,44 @@ mod tests {
     use super::*;
     use crate::secret::SecretFile;
 
+    #[test]
+    fn only_a_server_that_does_not_know_hello_gets_resp2() {
+        for (reply, expected) in [
+            (
+                "ERR unknown command 'HELLO', with args beginning with: '3' ",
+                true,
+            ),
+            (
+                "ERR unknown command `HELLO`, with args beginning with: `3`, ",
+                true,
+            ),
+            ("ERR unsupported command 'hello'", true),
+            ("NOPROTO unsupported protocol version", true),
+            (
+                "NOPROTO sorry, this protocol version is not supported",
+                true,
+            ),
+            (
+                "WRONGPASS invalid username-password pair or user is disabled.",
+                false,
+            ),
+            (
+                "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
+                 <user> <pass> option can be used to authenticate the client",
+                false,
+            ),
+            ("ERR max number of clients reached", false),
+            ("ERR DB index is out of range", false),
+            ("LOADING Redis is loading the dataset in memory", false),
+        ] {
+            let reply_line = format!("-{reply}\r\n");
+            let parsed = redis::parse_redis_value(reply_line.as_bytes());
+            let error = parsed.and_then(Value::extract_error);
+            let error = error.expect_err("the reply is an error");
+            assert_eq!(lacks_resp3(&error), expected, "{reply}");
+        }
+    }
+
     /// Logs in to a server that gives this reply to each command. Gives the commands that it got first, and the error.
     async fn log_in(
         address: &RedisAddress,
