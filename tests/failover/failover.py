@@ -141,7 +141,7 @@ async def run(case: Case, grace: str, folder: Path, given: argparse.Namespace) -
         for number in range(REPLICAS):
             port, admin = process.free_port(), process.free_port()
             file = folder / f"proxy-{number}.toml"
-            file.write_text(configuration(servers.urls[number % len(servers.urls)], grace, port, admin, backend_port, f"proxy-{number}"))
+            file.write_text(configuration(servers.urls[number % len(servers.urls)], [*given.store, *graced(grace)], port, admin, backend_port, f"proxy-{number}"))
             proxies.append(await process.started((BIN, "--config", str(file)), "127.0.0.1", port, folder / f"proxy-{number}.log"))
             await ready(admin)
             ports.append(port)
@@ -195,11 +195,15 @@ def told(turn: Turn, fault: float) -> str:
     return f"{turn.name} of {turn.session} ({turn.begin - fault:+.3f} to {end})"
 
 
-def configuration(url: str, grace: str, port: int, admin: int, backend: int, instance: str) -> str:
-    option = f'failover_grace = "{grace}"\n' if grace else ""
+def graced(grace: str) -> list[str]:
+    return [f'failover_grace = "{grace}"'] if grace else []
+
+
+def configuration(url: str, options: list[str], port: int, admin: int, backend: int, instance: str) -> str:
+    lines = "\n".join(options)
     return (
         f'listen = "127.0.0.1:{port}"\nupstream = "http://127.0.0.1:{backend}"\n\n'
-        f'[store]\nurl = "{url}"\ninstance = "{instance}"\n{option}\n[admin]\nlisten = "127.0.0.1:{admin}"\n\n'
+        f'[store]\nurl = "{url}"\ninstance = "{instance}"\n{lines}\n\n[admin]\nlisten = "127.0.0.1:{admin}"\n\n'
         f'[log]\nlevel = "debug"\n\n[[routes]]\nname = "turn"\nsession_id = ["{{header:x-session}}"]\nuser_id = ["u"]\nblocking = true\n'
     )
 
@@ -308,6 +312,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=3, help="for each case and grace")
     parser.add_argument("--seconds", type=float, default=16.0, help="how long the load of a run takes")
     parser.add_argument("--grace", action="append", help="a store.failover_grace to measure; may be repeated (default: 1s and 0s)")
+    parser.add_argument("--store", action="append", default=[], metavar="LINE", help="a line for [store] of the proxies, such as 'wait_replicas = 1'")
     parser.add_argument("--short", type=float, default=0.05, help="how many seconds nine of ten turns take")
     parser.add_argument("--long", type=float, default=1.0, help="how many seconds one of ten turns takes")
     parser.add_argument("--down-after", type=float, default=1.0, help="down-after-milliseconds of the Sentinels, in seconds")
