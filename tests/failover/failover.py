@@ -265,7 +265,7 @@ def head(graces: list[str]) -> list[str]:
     return [
         "fault",
         *(f"overlaps, {grace}" for grace in named),
-        *(f"all sessions are served again after, {grace}" for grace in named),
+        *(f"served again after, {grace}" for grace in named),
         *("turns refused", "turns cut", "turns complete", "sessions stuck", "keys left"),
     ]
 
