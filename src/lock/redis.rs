@@ -286,6 +286,10 @@ impl Store for RedisStore {
         self.routes.number()
     }
 
+    fn server_changed(&self, key: &SessionKey) -> Option<Instant> {
+        self.routes.server_changed(self.routes.slot(key.as_str()))
+    }
+
     fn server_changes(&self) -> watch::Receiver<Option<Instant>> {
         self.routes.server_changes()
     }

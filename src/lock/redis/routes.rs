@@ -109,6 +109,14 @@ impl RedisRoutes {
         }
     }
 
+    /// When another server than before was last found to have the locks of a slot; `None`: never.
+    pub(super) fn server_changed(&self, slot: u16) -> Option<Instant> {
+        match &self.0.links {
+            RedisLinks::One(..) => *self.0.server_changes.borrow(),
+            RedisLinks::Cluster(links) => links.server_changed(slot),
+        }
+    }
+
     /// When this process last found another server behind its connections; `None`: never.
     pub(super) fn server_changes(&self) -> watch::Receiver<Option<Instant>> {
         self.0.server_changes.clone()
