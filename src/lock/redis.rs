@@ -50,6 +50,7 @@ mod sentinel;
 mod server;
 mod slots;
 mod stream;
+mod target;
 mod tls;
 mod url;
 mod write_buffer;

@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::address::RedisAddress;
 use super::clock::RedisClock;
 use super::command::StoreCommand;
-use super::connection::{ChannelListener, LinkError, LinkNumbers, LinkTarget, RedisConnection};
+use super::connection::{ChannelListener, LinkError, LinkNumbers, RedisConnection};
 use super::echoes::EchoFilter;
 use super::error::{RedirectedTo, Redirection, not_sent, of_server};
 use super::node::{NodeRole, RedisNode};
@@ -25,6 +25,7 @@ use super::poll::{TopologyAnswer, TopologyPoll, TopologyQuestion};
 use super::reply;
 use super::server::RedisServer;
 use super::slots::{ClusterView, MapChange, SlotMap};
+use super::target::LinkTarget;
 use super::url::RedisEndpoint;
 use crate::lock::StoreError;
 
