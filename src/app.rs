@@ -31,7 +31,7 @@ use crate::listen::{
 };
 use crate::lock::{Epoch, Instance, Operator, StoreHealth};
 use crate::metrics::Metrics;
-use crate::proxy::{self, CorsMemory, ProcessShared, RecordSinks, SessionWatch};
+use crate::proxy::{self, CorsMemory, HoldTimes, ProcessShared, RecordSinks, SessionWatch};
 use crate::reload::{CurrentConfig, Reloader};
 use crate::trace::{ExporterHandle, Tracer};
 use stores::{Stores, locks};
@@ -145,6 +145,7 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
         journal,
         tracer,
         sessions: SessionWatch::default(),
+        holds: HoldTimes::default(),
     };
     let (drain, drain_watch) = drain::channel();
     let release_limit = config.store.timeout;

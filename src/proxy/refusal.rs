@@ -3,6 +3,8 @@
 //! Invariant: a response says only what a client may know. What only the operator should know, for
 //! example the backend's address, goes to the log.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER};
 use http::request::Parts;
@@ -13,9 +15,9 @@ use super::session::SessionError;
 use crate::config::BusyConfig;
 use crate::key::SessionKey;
 use crate::listen::BadRequest;
-use crate::lock::{LockLoss, StoreError};
+use crate::lock::{BusySession, LockLoss, StoreError};
 use crate::outcome::Outcome;
-use format::ContractBody;
+use format::{BusyMembers, ContractBody};
 use language::text_for_caller;
 
 pub(super) use format::ErrorFormat;
@@ -34,8 +36,7 @@ pub(super) enum Refusal {
         /// The text of `busy.error` in the caller's language.
         text: String,
         status: StatusCode,
-        /// The value of `retry-after`, in seconds.
-        retry_after: u64,
+        notice: BusyNotice,
     },
     /// The session's turn waits for this request, because its backend sent it.
     WouldDeadlock(SessionKey),
@@ -68,6 +69,15 @@ pub(super) enum BusyReason {
     TimedOut,
 }
 
+/// What the client of a busy session is told beside the error.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BusyNotice {
+    /// After which time the client should try again.
+    pub(super) retry_after: Duration,
+    /// What the store told of the session; `None`: nothing.
+    pub(super) session: Option<BusySession>,
+}
+
 /// What an error response says.
 struct ErrorContent {
     status: StatusCode,
@@ -77,10 +87,21 @@ struct ErrorContent {
     detail: String,
     /// The value of `retry-after`, in seconds; `None`: there is no such header.
     retry_after: Option<u64>,
+    /// What the client of a busy session is told; `None`: the session isn't busy.
+    notice: Option<BusyNotice>,
 }
 
 /// The header with the error code, which is the [`Outcome`]'s word.
 const REASON: HeaderName = HeaderName::from_static("x-seriatim-error");
+
+/// `retry-after` in milliseconds, which the clients of OpenAI and Anthropic prefer to it.
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+
+/// The header that says when the running turn of a busy session took its lock.
+const BUSY_SINCE: HeaderName = HeaderName::from_static("x-seriatim-busy-since");
+
+/// The header that says how many turns wait for a busy session.
+const QUEUE: HeaderName = HeaderName::from_static("x-seriatim-queue");
 
 /// The `retry-after` of an error that passes by itself, in seconds: a store or a replica that restarts
 /// needs about as long.
@@ -94,6 +115,7 @@ impl Refusal {
     pub(super) fn busy(
         reason: BusyReason,
         key: SessionKey,
+        notice: BusyNotice,
         busy: &BusyConfig,
         caller: &HeaderMap,
     ) -> Self {
@@ -107,7 +129,7 @@ impl Refusal {
             key,
             text: text_for_caller(busy, caller).to_owned(),
             status,
-            retry_after: busy.retry_after,
+            notice,
         }
     }
 
@@ -215,6 +237,7 @@ impl Refusal {
             error,
             detail,
             retry_after,
+            notice,
         } = self.content(language);
         let reason = self.outcome().as_str();
         let body = ContractBody {
@@ -222,6 +245,7 @@ impl Refusal {
             error: &error,
             detail: &detail,
             status_code: status.as_u16(),
+            busy: notice.filter(|_| format.explains()).map(BusyMembers::from),
         };
         let mut response = Response::new(Bytes::from(format.body(&body, reason)));
         *response.status_mut() = format.status(status);
@@ -236,6 +260,9 @@ impl Refusal {
         if let Some(seconds) = retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if let Some(notice) = notice {
+            notice.add_to(headers);
+        }
         response
     }
 
@@ -246,18 +273,21 @@ impl Refusal {
                 key,
                 text,
                 status,
-                retry_after,
+                notice,
                 ..
-            } => ErrorContent::new(
-                *status,
-                text,
-                format!(
-                    "[{}] {}",
-                    key.as_str(),
-                    say("锁已被占用", "the lock is taken")
-                ),
-                Some(*retry_after),
-            ),
+            } => ErrorContent {
+                notice: Some(*notice),
+                ..ErrorContent::new(
+                    *status,
+                    text,
+                    format!(
+                        "[{}] {}",
+                        key.as_str(),
+                        say("锁已被占用", "the lock is taken")
+                    ),
+                    Some(notice.seconds()),
+                )
+            },
             Self::WouldDeadlock(key) => ErrorContent::new(
                 StatusCode::CONFLICT,
                 say(
@@ -328,6 +358,48 @@ impl ErrorContent {
             error: error.into(),
             detail,
             retry_after,
+            notice: None,
+        }
+    }
+}
+
+// === impl BusyNotice ===
+
+impl BusyNotice {
+    /// The value of `retry-after`: whole seconds, and none too few.
+    fn seconds(self) -> u64 {
+        self.retry_after.as_millis().div_ceil(1000) as u64
+    }
+
+    fn milliseconds(self) -> u64 {
+        self.retry_after.as_millis() as u64
+    }
+
+    fn add_to(self, headers: &mut HeaderMap) {
+        headers.insert(RETRY_AFTER_MS, HeaderValue::from(self.milliseconds()));
+        let Some(session) = self.session else {
+            return;
+        };
+        let since = self.since().and_then(|since| since.parse().ok());
+        if let Some(since) = since {
+            headers.insert(BUSY_SINCE, since);
+        }
+        headers.insert(QUEUE, HeaderValue::from(session.waiters));
+    }
+
+    /// When the running turn took its lock, in RFC 3339.
+    fn since(self) -> Option<String> {
+        let since = self.session?.since?;
+        Some(humantime::format_rfc3339_millis(since).to_string())
+    }
+}
+
+impl From<BusyNotice> for BusyMembers {
+    fn from(notice: BusyNotice) -> Self {
+        Self {
+            retry_after_ms: notice.milliseconds(),
+            busy_since: notice.since(),
+            queue: notice.session.map(|session| session.waiters),
         }
     }
 }
@@ -450,6 +522,8 @@ fn store_detail(error: &StoreError) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
     use serde_json::json;
 
@@ -457,12 +531,28 @@ mod tests {
     fn a_busy_session_gets_the_error_response_of_the_contract() {
         let key = SessionKey::literal("lock:session:user:session_123");
         let reason = BusyReason::NoWaiting;
-        let refusal = Refusal::busy(reason, key, &BusyConfig::default(), &HeaderMap::new());
-        let response = refusal.response(&ErrorFormat::default(), SentenceLanguage::default());
+        let (config, caller) = (BusyConfig::default(), HeaderMap::new());
+        let since = UNIX_EPOCH + Duration::from_micros(1_765_432_100_123_456);
+        let notice = BusyNotice {
+            retry_after: Duration::from_millis(4_001),
+            session: Some(BusySession {
+                since: Some(since),
+                age: Some(Duration::from_secs(3)),
+                waiters: 2,
+            }),
+        };
+        let refusal = Refusal::busy(reason, key, notice, &config, &caller);
+        let response = refusal.response(
+            &ErrorFormat::new(&config, None),
+            SentenceLanguage::default(),
+        );
         assert_eq!(response.status(), 429, "the status of [busy]");
         for (name, value) in [
             ("x-seriatim-error", "session_busy"),
-            ("retry-after", "1"),
+            ("retry-after", "5"),
+            ("retry-after-ms", "4001"),
+            ("x-seriatim-busy-since", "2025-12-11T05:48:20.123Z"),
+            ("x-seriatim-queue", "2"),
             ("content-type", "application/json; charset=utf-8"),
         ] {
             assert_eq!(response.headers()[name], value, "the header {name}");
@@ -473,7 +563,55 @@ mod tests {
             "error": "AI 正在思考中，请稍后再试",
             "detail": "[lock:session:user:session_123] 锁已被占用",
             "status_code": 429,
+            "retry_after_ms": 4001,
+            "busy_since": "2025-12-11T05:48:20.123Z",
+            "queue": 2,
         });
-        assert_eq!(body, expected, "these four members and no other");
+        assert_eq!(
+            body, expected,
+            "the contract's four members, and three that explain"
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_of_a_busy_session_is_left_out() {
+        let config = BusyConfig::default();
+        let format = ErrorFormat::new(&config, None);
+        for (session, queue) in [
+            (None, json!(null)),
+            (
+                Some(BusySession {
+                    since: None,
+                    age: None,
+                    waiters: 0,
+                }),
+                json!(0),
+            ),
+        ] {
+            let notice = BusyNotice {
+                retry_after: Duration::ZERO,
+                session,
+            };
+            let (reason, key) = (BusyReason::TimedOut, SessionKey::literal("k"));
+            let refusal = Refusal::busy(reason, key, notice, &config, &HeaderMap::new());
+            let response = refusal.response(&format, SentenceLanguage::default());
+            let headers = response.headers();
+            let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap());
+            assert_eq!(
+                (header("retry-after"), header("retry-after-ms")),
+                (Some("0"), Some("0")),
+                "when to retry is always known"
+            );
+            assert_eq!(header("x-seriatim-busy-since"), None, "{session:?}");
+            let waiters = session.map(|_| "0");
+            assert_eq!(header("x-seriatim-queue"), waiters, "{session:?}");
+            let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+            assert_eq!(
+                (&body["busy_since"], &body["queue"]),
+                (&json!(null), &queue),
+                "a member of an unknown value is null: {body}"
+            );
+            assert!(body.get("busy_since").is_some(), "and is there: {body}");
+        }
     }
 }

@@ -39,7 +39,8 @@ fn allowed(answer: &Answer) -> [Option<&str>; 3] {
 }
 
 const NOTHING: [Option<&str>; 3] = [None, None, None];
-const ERRORS: Option<&str> = Some("retry-after, x-seriatim-error");
+const ERRORS: Option<&str> =
+    Some("retry-after, retry-after-ms, x-seriatim-busy-since, x-seriatim-error, x-seriatim-queue");
 
 /// A replica whose session `busy` is held by a request that no page has sent.
 async fn bench(config: &str) -> (Bench, Open) {
@@ -87,7 +88,10 @@ async fn an_error_response_allows_what_the_backend_allowed_to_the_same_origin() 
         [
             Some(PAGE),
             Some("true"),
-            Some("x-custom, Retry-After, x-seriatim-error")
+            Some(
+                "x-custom, Retry-After, retry-after-ms, x-seriatim-busy-since, x-seriatim-error, \
+                 x-seriatim-queue"
+            )
         ],
         "what the backend allows and exposes, and the headers of an error"
     );
@@ -232,7 +236,7 @@ async fn a_preflight_speaks_for_every_route_that_may_take_the_request() {
     bench.call(&preflight).await;
     assert_eq!(
         allowed(&bench.refusal(PAGE).await)[2],
-        Some("x-custom, retry-after, x-seriatim-error"),
+        Some(&*format!("x-custom, {}", ERRORS.unwrap_or_default())),
         "a preflight says nothing of exposed headers"
     );
     let elsewhere = Request::get("/ask").header("origin", PAGE);

@@ -25,7 +25,9 @@ use seriatim::lock::{
     Store, StoreHealth,
 };
 use seriatim::metrics::Metrics;
-use seriatim::proxy::{CorsMemory, ProcessShared, Proxy, ProxyBody, RecordSinks, SessionWatch};
+use seriatim::proxy::{
+    CorsMemory, HoldTimes, ProcessShared, Proxy, ProxyBody, RecordSinks, SessionWatch,
+};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, yield_now};
 use tokio_util::task::TaskTracker;
@@ -66,6 +68,7 @@ impl Interrupting {
                 journal: Journal::default(),
                 tracer: None,
                 sessions: SessionWatch::default(),
+                holds: HoldTimes::default(),
             },
         };
         let health = StoreHealth::new(true, &metrics);

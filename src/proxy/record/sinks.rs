@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::hold_times::{HoldTimes, RouteHolds};
 use super::session_watch::{RouteSessions, SessionWatch};
 use crate::config::Config;
 use crate::journal::Journal;
@@ -23,6 +24,8 @@ pub struct RecordSinks {
     pub tracer: Option<Tracer>,
     /// Warns of routes whose requests name no session.
     pub sessions: SessionWatch,
+    /// Keeps how long the last turns of each route took.
+    pub holds: HoldTimes,
 }
 
 /// Where requests of one configuration are recorded.
@@ -33,6 +36,8 @@ pub(in crate::proxy) struct RouteSinks {
     pub(super) tracer: Option<Tracer>,
     /// What is known of the sessions of each route, in the order of the configuration.
     pub(super) sessions: Box<[Arc<RouteSessions>]>,
+    /// How long the last turns of each route took, in the order of the configuration.
+    pub(super) holds: Box<[Arc<RouteHolds>]>,
 }
 
 // === impl RecordSinks ===
@@ -45,6 +50,7 @@ impl RecordSinks {
             .set_limits(limits.max_connections, limits.max_buffered);
         RouteSinks {
             sessions: self.sessions.adopt(&config.routes),
+            holds: self.holds.adopt(&config.routes),
             ..self.for_routes(config.routes.iter().map(|route| &*route.name))
         }
     }
@@ -59,6 +65,7 @@ impl RecordSinks {
             journal: self.journal.clone(),
             tracer: self.tracer.clone(),
             sessions: Box::default(),
+            holds: Box::default(),
         }
     }
 }
