@@ -433,6 +433,21 @@ async fn a_reload_forgets_routes_whose_backend_has_changed() {
 
 // === in a browser ===
 
+/// What a page reads of the refusal of a busy session: the status, the reason, which other headers, the text.
+fn refused_in_a_browser() -> Value {
+    json!([
+        429,
+        "session_busy",
+        [
+            "retry-after",
+            "retry-after-ms",
+            "x-seriatim-busy-since",
+            "x-seriatim-queue"
+        ],
+        "AI 正在思考中，请稍后再试"
+    ])
+}
+
 #[tokio::test]
 async fn a_page_of_another_origin_reads_the_refusal_in_a_browser() {
     let (page, agent) = tokio::join!(
@@ -443,7 +458,7 @@ async fn a_page_of_another_origin_reads_the_refusal_in_a_browser() {
     let proxy = format!("http://{}", app.addr());
     let saw = clients::Client("cors_browser.js");
     let saw = saw.call(&page.url(), &[&proxy, "learned"]).await;
-    let refused = json!([429, "session_busy", "1", "AI 正在思考中，请稍后再试"]);
+    let refused = refused_in_a_browser();
     for how in ["omit", "include"] {
         assert_eq!(
             saw[how],
@@ -479,7 +494,7 @@ async fn a_configured_origin_reads_the_refusal_in_a_browser() {
     let saw: Value = saw.call(&page.url(), &[&proxy, "configured"]).await;
     assert_eq!(
         saw["cold"],
-        json!([429, "session_busy", "1", "AI 正在思考中，请稍后再试"]),
+        refused_in_a_browser(),
         "the first response of all may be an error"
     );
     assert_eq!(

@@ -60,6 +60,7 @@ mod reference;
 mod reloading;
 mod replicas;
 mod restarts;
+mod retry_after;
 mod returned_locks;
 mod rights;
 mod road;
