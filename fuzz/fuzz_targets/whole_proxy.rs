@@ -29,7 +29,7 @@ use seriatim::lock::{
     ClaimIssuer, Dispatcher, Epoch, Fallback, Instance, Locks, Store, StoreHealth,
 };
 use seriatim::metrics::Metrics;
-use seriatim::proxy::{CorsMemory, HoldTimes, ProcessShared, Proxy, RecordSinks, SessionWatch};
+use seriatim::proxy::{CorsMemory, ProcessShared, Proxy, RecordSinks};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -185,13 +185,7 @@ fn proxy_with(config: Arc<Config>, store: Arc<MemoryStore>, drain: drain::DrainW
     store.listen(issuer.instance(), Arc::new(dispatcher.clone()));
     let (store, metrics): (Arc<dyn Store>, _) = (store, Metrics::new());
     let budget = Budget::new(metrics.buffered());
-    let sinks = RecordSinks {
-        metrics: metrics.clone(),
-        journal: Journal::default(),
-        tracer: None,
-        sessions: SessionWatch::default(),
-        holds: HoldTimes::default(),
-    };
+    let sinks = RecordSinks::new(metrics.clone(), Journal::default(), None);
     let health = StoreHealth::new(true, &metrics);
     let instance = Instance::start(
         Arc::clone(&store),

@@ -387,7 +387,7 @@ impl AcquireReply {
         match self {
             Self::Granted(_) => true,
             Self::TookOver(reply) => reply.is_granted(),
-            Self::Busy(_) | Self::Waiting(..) | Self::QueueFull | Self::Superseded => false,
+            Self::Busy(..) | Self::Waiting(..) | Self::QueueFull(_) | Self::Superseded => false,
         }
     }
 }

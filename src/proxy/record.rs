@@ -25,11 +25,8 @@ use crate::outcome::Outcome;
 use crate::redact;
 use crate::trace::{self, RequestTrace, TurnTrace};
 use crate::wire::Bounds;
-
 use hold_times::RouteHolds;
 
-pub use hold_times::HoldTimes;
-pub use session_watch::SessionWatch;
 pub use sinks::RecordSinks;
 pub(super) use sinks::RouteSinks;
 

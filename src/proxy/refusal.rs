@@ -3,8 +3,6 @@
 //! Invariant: a response says only what a client may know. What only the operator should know, for
 //! example the backend's address, goes to the log.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER};
 use http::request::Parts;
@@ -15,14 +13,16 @@ use super::session::SessionError;
 use crate::config::BusyConfig;
 use crate::key::SessionKey;
 use crate::listen::BadRequest;
-use crate::lock::{BusySession, LockLoss, StoreError};
+use crate::lock::{LockLoss, StoreError};
 use crate::outcome::Outcome;
-use format::{BusyMembers, ContractBody};
+use format::ContractBody;
 use language::text_for_caller;
 
+pub(super) use busy::BusyNotice;
 pub(super) use format::ErrorFormat;
 pub(super) use language::SentenceLanguage;
 
+mod busy;
 mod format;
 mod language;
 
@@ -69,15 +69,6 @@ pub(super) enum BusyReason {
     TimedOut,
 }
 
-/// What the client of a busy session is told beside the error.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct BusyNotice {
-    /// After which time the client should try again.
-    pub(super) retry_after: Duration,
-    /// What the store told of the session; `None`: nothing.
-    pub(super) session: Option<BusySession>,
-}
-
 /// What an error response says.
 struct ErrorContent {
     status: StatusCode,
@@ -93,15 +84,6 @@ struct ErrorContent {
 
 /// The header with the error code, which is the [`Outcome`]'s word.
 const REASON: HeaderName = HeaderName::from_static("x-seriatim-error");
-
-/// `retry-after` in milliseconds, which the clients of OpenAI and Anthropic prefer to it.
-const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
-
-/// The header that says when the running turn of a busy session took its lock.
-const BUSY_SINCE: HeaderName = HeaderName::from_static("x-seriatim-busy-since");
-
-/// The header that says how many turns wait for a busy session.
-const QUEUE: HeaderName = HeaderName::from_static("x-seriatim-queue");
 
 /// The `retry-after` of an error that passes by itself, in seconds: a store or a replica that restarts
 /// needs about as long.
@@ -245,7 +227,7 @@ impl Refusal {
             error: &error,
             detail: &detail,
             status_code: status.as_u16(),
-            busy: notice.filter(|_| format.explains()).map(BusyMembers::from),
+            busy: notice.filter(|_| format.explains()).map(Into::into),
         };
         let mut response = Response::new(Bytes::from(format.body(&body, reason)));
         *response.status_mut() = format.status(status);
@@ -285,7 +267,7 @@ impl Refusal {
                         key.as_str(),
                         say("锁已被占用", "the lock is taken")
                     ),
-                    Some(notice.seconds()),
+                    None,
                 )
             },
             Self::WouldDeadlock(key) => ErrorContent::new(
@@ -359,47 +341,6 @@ impl ErrorContent {
             detail,
             retry_after,
             notice: None,
-        }
-    }
-}
-
-// === impl BusyNotice ===
-
-impl BusyNotice {
-    /// The value of `retry-after`: whole seconds, and none too few.
-    fn seconds(self) -> u64 {
-        self.retry_after.as_millis().div_ceil(1000) as u64
-    }
-
-    fn milliseconds(self) -> u64 {
-        self.retry_after.as_millis() as u64
-    }
-
-    fn add_to(self, headers: &mut HeaderMap) {
-        headers.insert(RETRY_AFTER_MS, HeaderValue::from(self.milliseconds()));
-        let Some(session) = self.session else {
-            return;
-        };
-        let since = self.since().and_then(|since| since.parse().ok());
-        if let Some(since) = since {
-            headers.insert(BUSY_SINCE, since);
-        }
-        headers.insert(QUEUE, HeaderValue::from(session.waiters));
-    }
-
-    /// When the running turn took its lock, in RFC 3339.
-    fn since(self) -> Option<String> {
-        let since = self.session?.since?;
-        Some(humantime::format_rfc3339_millis(since).to_string())
-    }
-}
-
-impl From<BusyNotice> for BusyMembers {
-    fn from(notice: BusyNotice) -> Self {
-        Self {
-            retry_after_ms: notice.milliseconds(),
-            busy_since: notice.since(),
-            queue: notice.session.map(|session| session.waiters),
         }
     }
 }
@@ -525,9 +466,10 @@ fn store_detail(error: &StoreError) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::UNIX_EPOCH;
+    use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
+    use crate::lock::BusySession;
     use serde_json::json;
 
     #[test]
@@ -574,47 +516,5 @@ mod tests {
             body, expected,
             "the contract's four members, and three that explain"
         );
-    }
-
-    #[test]
-    fn what_is_not_known_of_a_busy_session_is_left_out() {
-        let config = BusyConfig::default();
-        let format = ErrorFormat::new(&config, None);
-        for (session, queue) in [
-            (None, json!(null)),
-            (
-                Some(BusySession {
-                    since: None,
-                    age: None,
-                    waiters: 0,
-                }),
-                json!(0),
-            ),
-        ] {
-            let notice = BusyNotice {
-                retry_after: Duration::ZERO,
-                session,
-            };
-            let (reason, key) = (BusyReason::TimedOut, SessionKey::literal("k"));
-            let refusal = Refusal::busy(reason, key, notice, &config, &HeaderMap::new());
-            let response = refusal.response(&format, SentenceLanguage::default());
-            let headers = response.headers();
-            let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap());
-            assert_eq!(
-                (header("retry-after"), header("retry-after-ms")),
-                (Some("0"), Some("0")),
-                "when to retry is always known"
-            );
-            assert_eq!(header("x-seriatim-busy-since"), None, "{session:?}");
-            let waiters = session.map(|_| "0");
-            assert_eq!(header("x-seriatim-queue"), waiters, "{session:?}");
-            let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
-            assert_eq!(
-                (&body["busy_since"], &body["queue"]),
-                (&json!(null), &queue),
-                "a member of an unknown value is null: {body}"
-            );
-            assert!(body.get("busy_since").is_some(), "and is there: {body}");
-        }
     }
 }

@@ -15,7 +15,7 @@ use crate::config::Route;
 
 /// What all workers know of the hold times of each route. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct HoldTimes(Arc<Mutex<HashMap<Box<str>, Arc<RouteHolds>>>>);
+pub(super) struct HoldTimes(Arc<Mutex<HashMap<Box<str>, Arc<RouteHolds>>>>);
 
 /// How long the last turns of a route held their locks.
 #[derive(Debug)]
@@ -30,10 +30,13 @@ pub(in crate::proxy) struct RouteHolds {
 /// become slower.
 const REMEMBERED: usize = 64;
 
-/// The shortest and the longest time after which a client is told to try again. Below it, clients ask too often for
-/// what they gain. A minute or more is taken for a mistake by some clients, which then try again after two seconds
-/// (the package `ai`).
-const BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(59));
+/// The shortest time after which a client is told to try again, so that a session that is nearly free isn't asked for
+/// again and again.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// The longest time after which a client is told to try again. The package `ai` takes a minute or more for a mistake,
+/// and tries again after two seconds.
+const LONGEST: Duration = Duration::from_secs(59);
 
 // === impl HoldTimes ===
 
@@ -62,8 +65,8 @@ impl RouteHolds {
     }
 
     /// After which time a session is likely to be free: the rest of the turn that has held its lock for `age`, and
-    /// the turns of all `waiters`. Between [`BOUNDS`].
-    /// A turn of unknown age (`None`) counts as one that begins.
+    /// the turns of all `waiters`. Between [`SHORTEST`] and [`LONGEST`]. A turn of unknown age (`None`) counts as one
+    /// that begins.
     ///
     /// The rest is the median of those turns that took longer than `age`. A turn that has taken longer than all of
     /// them is expected to take as long again.
@@ -82,9 +85,8 @@ impl RouteHolds {
         let longer = &holds[holds.partition_point(|hold| *hold <= age)..];
         let rest = median(longer).map_or(age, |hold| hold - age);
         let turn = median(&holds).unwrap_or(rest);
-        // No queue is as long as `u32::MAX`.
         let waiting = turn.saturating_mul(u32::try_from(waiters).unwrap_or(u32::MAX));
-        rest.saturating_add(waiting).clamp(BOUNDS.0, BOUNDS.1)
+        rest.saturating_add(waiting).clamp(SHORTEST, LONGEST)
     }
 }
 

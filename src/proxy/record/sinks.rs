@@ -17,15 +17,15 @@ use crate::trace::Tracer;
 #[derive(Clone, Debug)]
 pub struct RecordSinks {
     /// Counts every request.
-    pub metrics: Metrics,
+    metrics: Metrics,
     /// Keeps the last refusals and losses.
     pub journal: Journal,
     /// Takes what spans are made of; `None`: nothing is traced.
-    pub tracer: Option<Tracer>,
+    tracer: Option<Tracer>,
     /// Warns of routes whose requests name no session.
-    pub sessions: SessionWatch,
+    sessions: SessionWatch,
     /// Keeps how long the last turns of each route took.
-    pub holds: HoldTimes,
+    holds: HoldTimes,
 }
 
 /// Where requests of one configuration are recorded.
@@ -43,6 +43,17 @@ pub(in crate::proxy) struct RouteSinks {
 // === impl RecordSinks ===
 
 impl RecordSinks {
+    /// Sinks of a process that has served no request yet. Without a tracer, nothing is traced.
+    pub fn new(metrics: Metrics, journal: Journal, tracer: Option<Tracer>) -> Self {
+        Self {
+            metrics,
+            journal,
+            tracer,
+            sessions: SessionWatch::default(),
+            holds: HoldTimes::default(),
+        }
+    }
+
     /// The sinks for requests of `config`. Its limits are shown in the metrics.
     pub(in crate::proxy) fn for_config(&self, config: &Config) -> RouteSinks {
         let limits = &config.limits;
