@@ -152,14 +152,8 @@ impl TurnLock<'_> {
             RetryAfter::Seconds(seconds) => Duration::from_secs(seconds),
             RetryAfter::Auto => {
                 let age = session.and_then(|session| session.age);
-                let waiters = match why {
-                    // A full queue has room again when the running turn ends.
-                    BusyReason::QueueFull => 0,
-                    BusyReason::NoWaiting | BusyReason::TimedOut => {
-                        session.map_or(0, |session| session.waiters)
-                    }
-                };
-                record.time_until_free(age, waiters)
+                let waiters = session.map_or(0, |session| session.waiters);
+                record.time_until_free(age, why.turns_ahead(waiters))
             }
         };
         BusyNotice {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::BusyReason;
 use super::format::BusyMembers;
 use crate::lock::BusySession;
 
@@ -28,6 +29,19 @@ const BUSY_SINCE: HeaderName = HeaderName::from_static("x-seriatim-busy-since");
 
 /// The header that says how many turns wait for a busy session.
 const QUEUE: HeaderName = HeaderName::from_static("x-seriatim-queue");
+
+// === impl BusyReason ===
+
+impl BusyReason {
+    /// How many turns, beside the running one, have to end before a new attempt has a chance. A full queue has room again
+    /// when the running turn ends.
+    pub(in crate::proxy) fn turns_ahead(self, waiters: usize) -> usize {
+        match self {
+            Self::QueueFull => 0,
+            Self::NoWaiting | Self::TimedOut => waiters,
+        }
+    }
+}
 
 // === impl BusyNotice ===
 
@@ -73,6 +87,25 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_turn_that_may_wait_needs_a_place_and_any_other_the_lock() {
+        for (reason, turns, what) in [
+            (
+                BusyReason::QueueFull,
+                0,
+                "a place is free after the running turn",
+            ),
+            (
+                BusyReason::NoWaiting,
+                3,
+                "the lock goes to the waiters first",
+            ),
+            (BusyReason::TimedOut, 3, "a place alone was not enough"),
+        ] {
+            assert_eq!(reason.turns_ahead(3), turns, "{what}");
+        }
+    }
 
     #[test]
     fn what_is_not_known_of_a_busy_session_is_left_out() {
