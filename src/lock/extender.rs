@@ -23,6 +23,7 @@ use super::{Claim, Store};
 #[derive(Debug)]
 pub(super) struct Extender {
     shared: Arc<ExtenderState>,
+    server_changes: watch::Receiver<Option<Instant>>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -77,10 +78,11 @@ impl Extender {
         let task = tokio::spawn(extend_due_leases(
             store,
             Arc::clone(&shared),
-            server_changes,
+            server_changes.clone(),
         ));
         Self {
             shared,
+            server_changes,
             _task: AbortOnDropHandle::new(task),
         }
     }
@@ -93,8 +95,13 @@ impl Extender {
         sent: Instant,
         interval: Option<Duration>,
     ) -> Extension {
-        let due = interval.map(|interval| sent + interval);
         let mut leases = self.shared.leases.lock();
+        // Behind the lock: a change that is not seen here makes this lease due, too.
+        let changed = *self.server_changes.borrow();
+        let due = match changed.is_some_and(|changed| changed >= sent) {
+            true => Some(sent),
+            false => interval.map(|interval| sent + interval),
+        };
         leases.last_id += 1;
         let id = leases.last_id;
         let first = leases.by_due.first().map(|(first, _)| *first);
@@ -269,6 +276,34 @@ mod tests {
             assert_eq!(known(), expected, "not before its interval: {interval:?}");
             drop(extension);
             assert_eq!(known(), (0, vec![]), "nothing is left: {interval:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lock_is_due_at_once_if_the_server_has_changed_since_it_was_asked_for() {
+        crate::time_limit::limit_this_test();
+        let (change, server_changes) = watch::channel(None);
+        let extender = Extender {
+            shared: Arc::default(),
+            server_changes,
+            // The task has handled the change already.
+            _task: AbortOnDropHandle::new(tokio::spawn(pending())),
+        };
+        let issuer = ClaimIssuer::new("pod-1", Epoch(1), true);
+        let claim = Arc::new(issuer.issue(SessionKey::literal("k"), "chat", "r", HOUR));
+        let due = |sent, interval| {
+            let state = Arc::new(ClaimState::new(None, true));
+            let _extension = extender.add(Arc::clone(&claim), state, sent, interval);
+            let leases = extender.shared.leases.lock();
+            leases.by_due.first().map(|(due, _)| *due)
+        };
+        let sent = Instant::now();
+        change.send_replace(Some(sent));
+        for interval in [Some(HOUR), None] {
+            assert_eq!(due(sent, interval), Some(sent), "{interval:?}");
+            let later = sent + Duration::from_nanos(1);
+            let expected = interval.map(|interval| later + interval);
+            assert_eq!(due(later, interval), expected, "asked for after the change");
         }
     }
 }
