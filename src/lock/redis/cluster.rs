@@ -305,12 +305,12 @@ impl ClusterWatcher {
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<TopologyAnswer>) {
         self.poll.ask_only(self.seeds.iter().cloned());
         while let Some(TopologyAnswer { from, replies }) = inbox.recv().await {
-            self.poll.note(&from, replies.is_ok());
             let view = replies.and_then(|replies| {
                 let text = replies.first().and_then(reply::text).unwrap_or_default();
                 ClusterView::parse(text, &from.endpoint)
                     .ok_or_else(|| not_sent(&from.label, "CLUSTER NODES can't be parsed"))
             });
+            self.poll.note(&from, view.is_ok());
             match view {
                 Ok(view) => {
                     self.answered = Some(Instant::now());

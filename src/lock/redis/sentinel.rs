@@ -1,8 +1,8 @@
 //! Which server the Sentinels name as the master.
 //!
-//! All Sentinels are asked, and one that has been cut off may name an old master. Invariant: an older answer
-//! counts only if more than half of the Sentinels give it. Their config epoch rises with each failover; it falls
-//! when all of them were made anew.
+//! All Sentinels are asked, and one that has been cut off may name an old master. Invariant: an older answer than
+//! the one that counts replaces it only if more than half of the Sentinels answer, each of them with an older one.
+//! Their config epoch rises with each failover; it falls when all of them were made anew.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -136,7 +136,6 @@ struct MasterWatcher {
 impl MasterWatcher {
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<TopologyAnswer>) {
         while let Some(TopologyAnswer { from, replies }) = inbox.recv().await {
-            self.poll.note(&from, replies.is_ok());
             let answer = replies
                 .map_err(|error| self.explain(&error))
                 .and_then(|replies| {
@@ -144,6 +143,7 @@ impl MasterWatcher {
                         not_sent(&self.label, &format!("{} names no master", from.label))
                     })
                 });
+            self.poll.note(&from, answer.is_ok());
             let error = match answer {
                 Ok(answer) => {
                     self.answers.insert(from, answer);
