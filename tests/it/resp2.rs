@@ -2,7 +2,7 @@
 //! lost are noticed at once there, too, and messages come over a connection of their own.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use seriatim::key::SessionKey;
 use seriatim::lock::redis::{RedisAddress, RedisStore};
@@ -97,5 +97,30 @@ async fn messages_arrive_and_login_and_database_are_those_of_the_url() {
     assert!(
         matches!(&error, StoreError::Refused { reason, .. } if reason.starts_with("WRONGPASS")),
         "the error of the login: {error}"
+    );
+}
+
+#[tokio::test]
+async fn a_replica_that_refuses_each_write_gets_few_connections() {
+    // Without RESP3 it does not tell that it is a replica. The port of its master is nobody's.
+    let redis = Redis::start_without_hello(&["--replicaof", "127.0.0.1", "1"]).await;
+    let address = RedisAddress::parse(&redis.url(), Duration::from_secs(5)).expect("a URL");
+    let store = RedisStore::connect(address);
+    let began = Instant::now();
+    let mut last = 0;
+    for _ in 0..6 {
+        let ttl = Duration::from_secs(30);
+        let refused = store.heartbeat("a", Epoch(1), ttl, true).await;
+        let error = refused.expect_err("a replica accepts no writes");
+        assert!(error.to_string().contains("READONLY"), "{error}");
+        wait_for(|| store.connection() > last, "another connection").await;
+        last = store.connection();
+    }
+    // The pauses between six attempts, of which each is twice as long as the one before.
+    let pauses = Duration::from_millis(20 + 40 + 80 + 160 + 320);
+    assert!(
+        began.elapsed() >= pauses,
+        "the pauses grow: {:?}",
+        began.elapsed()
     );
 }

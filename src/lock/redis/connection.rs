@@ -396,7 +396,8 @@ impl ConnectionKeeper {
                     if is_down {
                         tracing::info!(store = %self.label, "store usable again");
                     }
-                    (pause, is_down) = (RECONNECT_PAUSE.start, false);
+                    is_down = false;
+                    let began = Instant::now();
                     let number = self.number;
                     let kept = keep_login(link.login.take(), link.connection.clone());
                     self.numbers.published.fetch_max(number, Ordering::AcqRel);
@@ -420,7 +421,11 @@ impl ConnectionKeeper {
                         sleep(limit).await;
                         link.driver.abort();
                     });
-                    continue;
+                    // A replica without RESP3 accepts connections, and refuses the first write over each of them.
+                    if began.elapsed() > RECONNECT_PAUSE.end {
+                        pause = RECONNECT_PAUSE.start;
+                        continue;
+                    }
                 }
                 Ok(Err(error)) => self.failed(error, &mut is_down),
                 Err(_) => {
