@@ -114,6 +114,11 @@ impl ClusterWatch {
         }
     }
 
+    /// The masters and their slots; `None`: no node has answered yet.
+    fn map(&self) -> Option<Arc<SlotMap>> {
+        self.known.borrow().map.clone()
+    }
+
     /// Asks all masters at once.
     fn refresh(&self) {
         self.wanted.send_replace(());
@@ -161,12 +166,22 @@ impl ClusterLinks {
 
     /// When another server than before was last found to have the locks of a slot; `None`: never.
     pub(super) fn server_changed(&self, slot: u16) -> Option<Instant> {
-        self.address.server.changed(self.link(slot)?.label())
+        let map = self.cluster.map()?;
+        let master = map.masters().nth(map.owner(slot)?)?;
+        self.address.server.changed(&master.label)
     }
 
-    /// The connection to the master of a slot; `None`: it is not known.
+    /// The connection to the master of a slot; `None`: it is not known, or there is no connection to it yet.
     pub(super) fn link(&self, slot: u16) -> Option<Arc<RedisConnection>> {
-        self.links.borrow().link(slot)
+        let table = Arc::clone(&self.links.borrow());
+        self.is_current(&table).then(|| table.link(slot)).flatten()
+    }
+
+    /// Whether these are the connections to the masters that are known now. For a moment after a failover, they are
+    /// those of before.
+    fn is_current(&self, table: &LinkTable) -> bool {
+        let map = self.cluster.map();
+        map.is_none_or(|map| Arc::ptr_eq(&map, &table.map))
     }
 
     /// The connection to the master with this index; `None`: there are fewer.
@@ -246,18 +261,17 @@ impl ClusterLinks {
 
     /// The connections, as soon as the masters are known.
     async fn table(&self, give_up: Instant) -> Result<Arc<LinkTable>, StoreError> {
-        let is_known = |table: &Arc<LinkTable>| !table.links.is_empty() || table.error.is_some();
-        if !is_known(&self.links.borrow()) {
-            let mut links = self.links.clone();
-            let known = links.wait_for(is_known);
-            if !matches!(timeout_at(give_up, known).await, Ok(Ok(_))) {
-                return Err(not_sent(
-                    &self.address.label,
-                    "no node has told the slots yet",
-                ));
+        let mut links = self.links.clone();
+        let known = links.wait_for(|table| {
+            (!table.links.is_empty() || table.error.is_some()) && self.is_current(table)
+        });
+        let table = match timeout_at(give_up, known).await {
+            Ok(Ok(table)) => Arc::clone(&table),
+            _ => {
+                let reason = "no node has told the slots yet";
+                return Err(not_sent(&self.address.label, reason));
             }
-        }
-        let table = Arc::clone(&self.links.borrow());
+        };
         match &table.error {
             Some(error) if table.links.is_empty() => Err(error.clone()),
             _ => Ok(table),
@@ -330,22 +344,26 @@ impl ClusterWatcher {
         if change == MapChange::Nothing {
             return;
         }
-        if let MapChange::FailedOver(masters) = change {
-            for master in masters {
-                let master = &*master.label;
-                tracing::info!(store = %self.label, master, "a replica of the cluster has become a master");
-                self.server.change(master);
+        let map = Arc::new(self.map.clone());
+        // Together: whoever hears of a change then asks the new master, and nobody asks it before.
+        self.known.send_modify(|known| {
+            if let MapChange::FailedOver(masters) = &change {
+                for master in masters {
+                    let master = &*master.label;
+                    tracing::info!(store = %self.label, master, "a master of the cluster may lack the last writes");
+                    self.server.change(master);
+                }
             }
-        }
+            *known = KnownCluster {
+                map: Some(map),
+                error: None,
+            };
+        });
         // A node that is asked again has to be heard again.
         self.views
             .retain(|node, _| self.map.masters().any(|master| master == node));
         self.poll
             .ask_only(self.map.masters().take(MOST_ASKED).cloned());
-        self.known.send_replace(KnownCluster {
-            map: Some(Arc::new(self.map.clone())),
-            error: None,
-        });
     }
 
     fn failed(&mut self, error: &StoreError) {
@@ -422,5 +440,49 @@ impl Linker {
         let links = links.collect();
         self.links
             .send_replace(Arc::new(LinkTable { map, links, error }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn after_a_failover_no_command_goes_to_the_old_master() {
+        crate::time_limit::limit_this_test();
+        let give_up = Instant::now() + Duration::from_secs(60);
+        let address = RedisAddress::parse("redis-cluster://h", Duration::from_secs(60));
+        let address = address.expect("a URL");
+        let known = |port: u16| {
+            let master = format!("{port} 127.0.0.1:{port}@1 master - 0 0 {port} connected 0-16383");
+            let seed = RedisEndpoint::at("h".into(), 1, false).expect("an endpoint");
+            let view = ClusterView::parse(&master, &seed).expect("a view");
+            let mut map = SlotMap::default();
+            map.merge(&view);
+            KnownCluster {
+                map: Some(Arc::new(map)),
+                error: None,
+            }
+        };
+        let (sender, receiver) = watch::channel(known(1));
+        let cluster = ClusterWatch {
+            known: receiver,
+            wanted: watch::Sender::default(),
+            _task: Arc::new(AbortOnDropHandle::new(tokio::spawn(pending()))),
+        };
+        let links = ClusterLinks::connect(&address, cluster, None);
+        let old = links.link_to(0, give_up).await.expect("a connection");
+        address.server.change("127.0.0.1:2/0");
+        sender.send_replace(known(2));
+        // The task that makes the connections has not run since.
+        assert!(links.link(0).is_none(), "none to the new master yet");
+        assert!(links.server_changed(0).is_some(), "the change counts");
+        let new = links.link_to(0, give_up).await.expect("a connection");
+        assert!(
+            !Arc::ptr_eq(&old, &new),
+            "the command waits for the new one"
+        );
     }
 }

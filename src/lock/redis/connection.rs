@@ -162,11 +162,6 @@ impl RedisConnection {
         }
     }
 
-    /// The server or the Sentinels, for the log.
-    pub(super) fn label(&self) -> &str {
-        &self.label
-    }
-
     /// The clock of the server, as the connection's replies tell it.
     pub(super) fn clock(&self) -> &RedisClock {
         &self.clock
