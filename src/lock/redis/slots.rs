@@ -50,7 +50,7 @@ pub(super) enum MapChange {
     Nothing,
     /// Masters or slots, without a loss.
     Moved,
-    /// These masters were replicas before, and may lack the last writes.
+    /// These masters were replicas before, or have started again elsewhere, and may lack the last writes.
     FailedOver(Vec<RedisNode>),
 }
 
@@ -230,9 +230,12 @@ impl SlotMap {
             let (Some(old), Some(at)) = (self.owner(slot), other.owner(slot)) else {
                 continue;
             };
-            let (old, new) = (&self.masters[old].id, &other.masters[at].id);
-            let was_replica = || self.replicas.get(new) == Some(old);
-            if old != new && (was_replica() || (!has(self, new) && !has(other, old))) {
+            let (old, new) = (&self.masters[old], &other.masters[at]);
+            // A pod that starts again keeps its id, and gets another address.
+            let has_restarted = || old.id == new.id && old.node != new.node;
+            let was_replica = || self.replicas.get(&new.id) == Some(&old.id);
+            let is_replaced = || old.id != new.id && !has(self, &new.id) && !has(other, &old.id);
+            if has_restarted() || was_replica() || is_replaced() {
                 promoted.insert(at);
             }
         }
@@ -350,6 +353,19 @@ mod tests {
             "an old view comes late"
         );
         assert_eq!(owner(&map, 0), "127.0.0.1:3/0");
+    }
+
+    #[test]
+    fn a_master_at_another_address_may_lack_the_last_writes() {
+        let mut map = SlotMap::default();
+        map.merge(&view(&[A, B, C]));
+        let restarted = "a 127.0.0.9:1@11 master - 0 0 1 connected 0-8191";
+        let change = map.merge(&view(&[restarted, B, C]));
+        let MapChange::FailedOver(masters) = change else {
+            panic!("a restart: {change:?}");
+        };
+        let masters: Vec<_> = masters.iter().map(|master| &*master.label).collect();
+        assert_eq!(masters, ["127.0.0.9:1/0"]);
     }
 
     #[test]
