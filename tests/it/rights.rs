@@ -2,13 +2,18 @@
 //! happens to a turn when Redis denies one.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use seriatim::key::SessionKey;
+use seriatim::lock::redis::{RedisAddress, RedisStore};
+use seriatim::lock::{Epoch, Store};
 use serde_json::Value;
 
 use crate::support::app::{App, CHAT, key, wait_for_queue_length, wait_until_no_keys};
 use crate::support::backend::{Backend, event};
 use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::redis::Redis;
+use crate::support::sentinel_redis::SentinelRedis;
 use crate::support::wait_for_async;
 
 const PAGE: &str = include_str!("../../docs/redis.md");
@@ -170,4 +175,25 @@ async fn an_error_of_redis_is_reported_literally_in_one_line() {
         is_reported(error),
         "the status has the error of Redis: {error}"
     );
+}
+
+#[tokio::test]
+async fn a_failover_is_known_without_the_right_to_ask_for_the_run_id() {
+    let redis = SentinelRedis::start().await;
+    let user = ["ACL", "SETUSER", "poor", "on", ">geheim", "~*", "&*"];
+    for server in 0..3 {
+        let user = [&user[..], &["+@all", "-info"]].concat();
+        redis.command(server, &user).await;
+    }
+    let url = redis.url().replace("://", "://poor:geheim@");
+    let address = RedisAddress::parse(&url, Duration::from_secs(5)).expect("a URL");
+    let store = RedisStore::connect(address);
+    let key = SessionKey::literal("k");
+    let ttl = Duration::from_secs(30);
+    let answers = async || store.heartbeat("a", Epoch(1), ttl, true).await.is_ok();
+    wait_for_async(answers, "the first master answers").await;
+    assert_eq!(store.server_changed(&key), None, "the first one");
+    redis.failover().await;
+    let is_known = async || answers().await && store.server_changed(&key).is_some();
+    wait_for_async(is_known, "another master counts as another server").await;
 }

@@ -459,7 +459,7 @@ impl ConnectionKeeper {
         let opening = async {
             let mut opened = login::open(&self.address, &node, role, on_push, give_up).await?;
             let place = self.place(role, &node);
-            let prepared = self.prepare(place, &mut opened.connection).await;
+            let prepared = self.prepare(place, &node, &mut opened.connection).await;
             prepared.map_err(|error| not_executed(&node.label, &error))?;
             let messages = match &self.listener {
                 Some(ChannelListener { channel, .. }) if opened.has_messages => {
@@ -502,10 +502,11 @@ impl ConnectionKeeper {
     async fn prepare(
         &self,
         place: &str,
+        node: &RedisNode,
         connection: &mut MultiplexedConnection,
     ) -> RedisResult<()> {
         scripts::load().exec_async(connection).await?;
-        self.address.server.note(place, connection).await?;
+        self.address.server.note(place, node, connection).await?;
         let time = connection.send_packed_command(&redis::cmd("TIME")).await?;
         self.clock.set_from_reply(&time.extract_error()?)
     }

@@ -218,7 +218,7 @@ async fn open(
     let mut connection = opened.connection;
     let noted = async {
         scripts::load().exec_async(&mut connection).await?;
-        address.server.note(place, &mut connection).await
+        address.server.note(place, node, &mut connection).await
     };
     let noted = noted.await;
     noted.map_err(|error| not_executed(&node.label, &error))?;

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::error::server_error;
+use super::node::RedisNode;
 use super::{reply, scripts};
 
 /// The servers behind the connections of one process. Clones share one value.
@@ -34,7 +35,8 @@ struct ServerState {
 /// What is known of the server at one place.
 #[derive(Debug, Default)]
 struct KnownServer {
-    /// The `run_id` of the server that answered last; `None`: none has answered yet.
+    /// The `run_id` of the server that answered last, or its address if it does not tell one; `None`: none has
+    /// answered yet.
     run_id: Option<Box<str>>,
     /// When it was found to be another server than the one before, which may lack the last writes; `None`: never.
     changed: Option<Instant>,
@@ -44,13 +46,15 @@ struct KnownServer {
 
 impl RedisServer {
     /// Asks a new connection, which has the scripts, for its server, and notes it. `label` is the place. A server
-    /// that does not tell its `run_id` counts as the same as before.
+    /// that does not tell its `run_id` counts as the same as before, unless its address is another one: behind
+    /// Sentinels, the place of all masters is the same.
     ///
     /// # Errors
     /// When the connection breaks.
     pub(super) async fn note(
         &self,
         label: &str,
+        node: &RedisNode,
         connection: &mut MultiplexedConnection,
     ) -> RedisResult<()> {
         let asked = scripts::SERVER.call([].into_iter(), 0);
@@ -72,6 +76,7 @@ impl RedisServer {
                 "the store does not answer INFO server: a restart from an older snapshot is noticed late"
             );
         }
+        self.set(label, &node.label);
         Ok(())
     }
 
