@@ -329,6 +329,7 @@ impl ClusterWatcher {
                 Ok(view) => {
                     self.answered = Some(Instant::now());
                     self.merge(from, view);
+                    self.ask_fewer();
                 }
                 Err(error) => self.failed(&error),
             }
@@ -364,6 +365,15 @@ impl ClusterWatcher {
             .retain(|node, _| self.map.masters().any(|master| master == node));
         self.poll
             .ask_only(self.map.masters().take(MOST_ASKED).cloned());
+    }
+
+    /// Asks some masters only, as before a silence, when these answer again.
+    fn ask_fewer(&mut self) {
+        let few: Vec<_> = self.map.masters().take(MOST_ASKED).cloned().collect();
+        let can_do = few.iter().all(|master| self.poll.has_answer_of(master));
+        if !few.is_empty() && can_do && self.poll.asked() > few.len() {
+            self.poll.ask_only(few.into_iter());
+        }
     }
 
     fn failed(&mut self, error: &StoreError) {
@@ -448,6 +458,49 @@ mod tests {
     use std::future::pending;
 
     use super::*;
+
+    #[tokio::test]
+    async fn after_a_silence_all_nodes_are_asked_until_the_few_answer_again() {
+        crate::time_limit::limit_this_test();
+        let address = RedisAddress::parse("redis-cluster://h", Duration::from_secs(60));
+        let address = address.expect("a URL");
+        let question = TopologyQuestion {
+            commands: redis::pipe(),
+            role: NodeRole::ClusterNode,
+            channel: None,
+        };
+        let (poll, _inbox) = TopologyPoll::new(&address, question, watch::channel(()).1);
+        let seed = RedisEndpoint::at("h".into(), 1, false).expect("an endpoint");
+        let seed = RedisNode::new(seed, 0);
+        let mut watcher = ClusterWatcher {
+            server: RedisServer::default(),
+            label: Arc::clone(&address.label),
+            seeds: vec![seed.clone()],
+            map: SlotMap::default(),
+            views: HashMap::new(),
+            answered: None,
+            known: watch::Sender::default(),
+            poll,
+        };
+        let line = |n| format!("{n} 127.0.0.1:{n}@1 master - 0 0 {n} connected {n}\n");
+        let masters: String = (1..=MOST_ASKED + 1).map(line).collect();
+        let view = ClusterView::parse(&masters, &seed.endpoint).expect("a view");
+        watcher.merge(seed, view);
+        assert_eq!(watcher.poll.asked(), MOST_ASKED, "at first");
+        let few: Vec<_> = watcher.map.masters().take(MOST_ASKED).cloned().collect();
+        for master in &few {
+            watcher.poll.note(master, false);
+        }
+        watcher.failed(&not_sent(&address.label, "no reply"));
+        assert_eq!(watcher.poll.asked(), MOST_ASKED + 2, "and the seed");
+        for master in &few {
+            watcher.ask_fewer();
+            assert_eq!(watcher.poll.asked(), MOST_ASKED + 2, "one is silent");
+            watcher.poll.note(master, true);
+        }
+        watcher.ask_fewer();
+        assert_eq!(watcher.poll.asked(), MOST_ASKED, "all of the few answer");
+    }
 
     #[tokio::test]
     async fn after_a_failover_no_command_goes_to_the_old_master() {

@@ -99,6 +99,16 @@ impl TopologyPoll {
         };
     }
 
+    /// How many servers are asked.
+    pub(super) fn asked(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Whether a server is asked, and its last answer was no error.
+    pub(super) fn has_answer_of(&self, node: &RedisNode) -> bool {
+        self.tasks.contains_key(node) && !self.failing.contains(node)
+    }
+
     /// Whether the last answer of each server was an error.
     pub(super) fn nobody_answers(&self) -> bool {
         self.failing.len() == self.tasks.len()
