@@ -62,8 +62,8 @@ struct SentHeartbeat {
 /// The pause before a failed heartbeat is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
-/// For how long no turn begins after the store has lost its data, or may have lost the last writes: as long as other instances need to connect
-/// again, to find their heartbeats or locks gone, and to stop their turns.
+/// For how long no turn begins after the store has lost its data, or may have lost the last writes: as long as other
+/// instances need to connect again, to find their heartbeats or locks gone, and to stop their turns.
 pub(super) const LOSS_PAUSE: Duration = Duration::from_secs(1);
 
 // === impl Heartbeat ===

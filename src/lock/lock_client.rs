@@ -73,8 +73,8 @@ impl LockClient {
                 .is_some_and(|turn| callers.contains(turn.tag()) && !registry.is_over(turn.id))
     }
 
-    /// Waits until turns of this session may ask the store for its lock: the instance has a valid heartbeat, and other instances have
-    /// had the time to stop turns whose locks the store has lost. Cancel-safe.
+    /// Waits until turns of this session may ask the store for its lock: the instance has a valid heartbeat, and other
+    /// instances have had the time to stop turns whose locks the store has lost. Cancel-safe.
     ///
     /// # Errors
     /// When the last heartbeat failed.

@@ -101,8 +101,8 @@ impl RedisStores {
         }
     }
 
-    /// A store with connections of its own. See [`RedisStore::connect`]. The tasks that find out which servers there are
-    /// run on the runtime of the first call.
+    /// A store with connections of its own. See [`RedisStore::connect`]. The tasks that find out which servers there
+    /// are run on the runtime of the first call.
     ///
     /// # Panics
     /// Outside of a tokio runtime.

@@ -143,8 +143,8 @@ impl RedisRoutes {
         }
     }
 
-    /// Sends the command about keys of this slot that `build` makes for a server with this clock. Gives the reply, and the
-    /// connection that it came over. Dropping the future does not cancel the command.
+    /// Sends the command about keys of this slot that `build` makes for a server with this clock. Gives the reply, and
+    /// the connection that it came over. Dropping the future does not cancel the command.
     ///
     /// # Errors
     /// When the store can't be reached, doesn't reply in time, or replies with an error.

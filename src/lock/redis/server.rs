@@ -1,8 +1,8 @@
 //! Which Redis server this process talks to. Another one may lack the last writes: one that has restarted from
 //! a snapshot, or a replica that has become the master.
 //!
-//! Invariant: all connections of a process report their server here before their first command, so no reply of
-//! another server is seen before the change is known.
+//! Invariant: all connections of a process that have commands about locks report their server here before the first
+//! of them, so no reply of another server is seen before the change is known.
 
 use std::collections::HashMap;
 use std::sync::Arc;
