@@ -22,6 +22,7 @@ mod endings;
 mod environments;
 mod explaining;
 mod explaining_cli;
+mod failovers;
 mod faithful;
 mod faults;
 mod filters;
