@@ -16,6 +16,7 @@ use crate::support::redis::Redis;
 use crate::support::wait_for_async;
 
 mod access;
+mod cluster;
 mod command_line;
 mod places;
 

@@ -1,123 +1,138 @@
-//! A master behind Sentinels fails over: on command, because it is killed, and because it is cut off while it still
-//! accepts clients. Turns never overlap, every session is served again, and no key is left.
+//! Redis changes while turns run: a master fails over or is killed, a slot moves. Turns never overlap, every session is
+//! served again, and no key is left.
 
-use std::net::SocketAddr;
+use std::time::Duration;
 
-use redis::Value;
+use tempfile::TempDir;
+use tokio::time::timeout;
 
-use crate::support::app::{App, CHAT, key};
+use crate::support::app::{App, CHAT};
 use crate::support::backend::Backend;
 use crate::support::bench::hold;
-use crate::support::client::begin_turn;
-use crate::support::load::Load;
-use crate::support::sentinel_redis::SentinelRedis;
-use crate::support::wait_for_async;
+use crate::support::client::{Client, begin_turn};
+use crate::support::process::Process;
+use crate::support::redis::Redis;
+
+mod cluster;
+mod sentinel;
 
 const BLOCKING: &str = "[lock]\nblocking = true\n";
 
 /// Options for a store that is given up soon.
 const QUICK: &str = "timeout = \"1s\"\ncrash_recovery = \"5s\"\n";
 
-/// Two replicas behind these Sentinels, whose turns wait for each other.
-fn start(backend: &Backend, redis: &SentinelRedis) -> [App; 2] {
+/// Options for a store that may take its time: a command is sent again for so long.
+const PATIENT: &str = "timeout = \"10s\"\ncrash_recovery = \"30s\"\n";
+
+/// Two replicas on the Redis at this URL, whose turns wait for each other.
+fn start(backend: &Backend, url: &str, store: &str) -> [App; 2] {
     let config = format!("{BLOCKING}{CHAT}");
     [0, 1].map(|n| {
-        let store = format!("instance = \"pod-{n}\"\n{QUICK}");
-        App::start(&backend.url(), &redis.url(), &store, &config)
+        let store = format!("instance = \"pod-{n}\"\n{store}");
+        App::start(&backend.url(), url, &store, &config)
     })
 }
 
-fn load(apps: &[App; 2]) -> Load {
-    let replicas: [SocketAddr; 2] = [apps[0].addr(), apps[1].addr()];
-    let sessions: Vec<_> = (0..4).map(|n| format!("s{n}")).collect();
-    Load::start(&replicas, &sessions)
+/// A turn whose lock the next master has, and one whose lock it lacks: how they and those behind them end.
+struct HeldTurns {
+    backend: Backend,
+    /// The replica with the held turns, which can be stopped.
+    holder: Process,
+    /// The replica with the turns that wait for them.
+    other: App,
+    kept: Option<HeldTurn>,
+    lost: Option<HeldTurn>,
 }
 
-async fn wait_until_no_keys(redis: &SentinelRedis) {
-    let none = async || redis.keys().await.is_empty();
-    wait_for_async(none, "no key is left on the master").await;
+struct HeldTurn {
+    session: String,
+    held: Client,
+    next: Client,
 }
 
-#[tokio::test]
-async fn sessions_are_served_again_after_failovers_on_command_and_a_killed_master() {
-    let (backend, redis) = (Backend::start("plain:ok").await, SentinelRedis::start().await);
-    let apps = start(&backend, &redis);
-    let load = load(&apps);
-    load.progress("at first").await;
-    redis.failover().await;
-    load.progress("after a failover on command").await;
-    redis.wait_until_ready().await;
-    let old = redis.kill_master().await;
-    redis.wait_for_another_master(old).await;
-    load.progress("after the master was killed").await;
-    redis.restart(old).await;
-    redis.wait_until_ready().await;
-    load.progress("after the old master came back").await;
-    load.stop(&backend).await;
-    wait_until_no_keys(&redis).await;
-}
+// === impl HeldTurns ===
 
-#[tokio::test]
-async fn turns_go_to_the_new_master_although_the_old_one_still_accepts_them() {
-    let backend = Backend::start("plain:ok").await;
-    let redis = SentinelRedis::start_behind_proxies().await;
-    let apps = start(&backend, &redis);
-    let load = load(&apps);
-    load.progress("at first").await;
-    redis.cut_off(0);
-    let new = redis.wait_for_another_master(0).await;
-    let grants = async || {
-        let locks = redis.server(new).keys().await;
-        locks.iter().any(|key| key.starts_with("lock:"))
-    };
-    wait_for_async(grants, "the new master grants locks").await;
-    load.progress("after the master was cut off").await;
-    redis.reconnect(0);
-    redis.wait_until_ready().await;
-    load.progress("after the old master follows").await;
-    load.stop(&backend).await;
-    wait_until_no_keys(&redis).await;
-}
-
-#[tokio::test]
-async fn a_held_turn_goes_on_if_the_new_master_has_its_lock_and_else_ends_before_the_next_one() {
-    let (backend, redis) = (Backend::start("plain:ok").await, SentinelRedis::start().await);
-    let apps = start(&backend, &redis);
-    let mut kept = hold(apps[0].addr(), "kept").await;
-    let mut lost = hold(apps[0].addr(), "lost").await;
-    let mut next = Vec::new();
-    for (n, session) in ["kept", "lost"].into_iter().enumerate() {
-        next.push(begin_turn(apps[1].addr(), session, "plain:next").await);
-        apps[1].wait_for_waiters(n + 1).await;
+impl HeldTurns {
+    /// Starts both replicas, without turns.
+    async fn start(url: &str) -> Self {
+        let backend = Backend::start("plain:ok").await;
+        // Long enough for a slow machine to let both replicas see what happens.
+        let store = format!("failover_grace = \"5s\"\n{PATIENT}");
+        let folder = TempDir::new().expect("a folder");
+        let file = folder.path().join("config.toml");
+        let text = format!(
+            "listen = \"127.0.0.1:0\"\nupstream = \"{}\"\n[store]\nurl = \"{url}\"\ninstance = \"pod-0\"\n\
+             {store}\n{BLOCKING}{CHAT}",
+            backend.url(),
+        );
+        std::fs::write(&file, text).expect("the file is written");
+        let store = format!("instance = \"pod-1\"\n{store}");
+        let config = format!("{BLOCKING}{CHAT}");
+        Self {
+            holder: tokio::task::block_in_place(|| Process::start(&file)),
+            other: App::start(&backend.url(), url, &store, &config),
+            backend,
+            kept: None,
+            lost: None,
+        }
     }
-    for replica in [1, 2] {
-        let replica = redis.server(replica);
-        let has_both = async || {
-            let keys = replica.keys().await;
-            ["kept", "lost"].iter().all(|session| keys.contains(&key(session)))
-        };
-        wait_for_async(has_both, "the replica has both locks").await;
-        // As if the lock had been taken in the moment before the failover.
-        let writable = ["CONFIG", "SET", "replica-read-only", "no"];
-        replica.command(&writable).await;
-        let removed = replica.command(&["DEL", &key("lost")]).await;
-        assert_eq!(removed, Value::Int(1), "the replica had the lock");
+
+    async fn hold(&self, session: &str, waiters: usize) -> HeldTurn {
+        let held = hold(self.holder.addr(), session).await;
+        let next = begin_turn(self.other.addr(), session, "plain:next").await;
+        self.other.wait_for_waiters(waiters).await;
+        HeldTurn {
+            session: session.to_owned(),
+            held,
+            next,
+        }
     }
-    redis.failover().await;
-    assert!(
-        !lost.answer().await.whole,
-        "a turn without a lock at the new master is cut"
-    );
-    assert_eq!(next[1].answer().await.status, 200, "the next turn is served");
-    assert_eq!(backend.max_overlap("lost"), 1, "and began after that");
-    assert_eq!(
-        backend.running("kept"),
-        1,
-        "a turn whose lock the new master has goes on"
-    );
-    backend.open_gate("kept");
-    assert!(kept.answer().await.whole, "to its end");
-    assert_eq!(next[0].answer().await.status, 200, "the next turn is served");
-    assert_eq!(backend.overlaps(), [], "turns never overlap");
-    wait_until_no_keys(&redis).await;
+
+    /// Holds the lock that the next master is to lack.
+    async fn hold_lost(&mut self, session: &str) {
+        self.lost = Some(self.hold(session, 1).await);
+    }
+
+    /// Holds the lock that the next master is to have.
+    async fn hold_kept(&mut self, session: &str) {
+        self.kept = Some(self.hold(session, 2).await);
+    }
+
+    /// Lets Redis fail over while the replica with the held turns is stopped, so that the other replica knows of it
+    /// first. `failover` gives the new master.
+    async fn assert_ends_after<'r>(mut self, failover: impl AsyncFnOnce() -> &'r Redis) {
+        self.holder.signal("STOP");
+        let master = failover().await;
+        master.is_connected().await;
+        let (lost, kept) = (self.lost.take(), self.kept.take());
+        let (mut lost, mut kept) = (lost.expect("it is held"), kept.expect("it is held"));
+        let next = self.backend.started(&lost.session, 2);
+        assert!(
+            timeout(Duration::from_secs(1), next).await.is_err(),
+            "no other turn begins before its holder may know of the failover"
+        );
+        self.holder.signal("CONT");
+        assert!(
+            !lost.held.answer().await.whole,
+            "a turn without a lock at the new master is cut"
+        );
+        assert_eq!(
+            lost.next.answer().await.status,
+            200,
+            "the next one is served"
+        );
+        assert_eq!(
+            self.backend.running(&kept.session),
+            1,
+            "a turn whose lock the new master has goes on"
+        );
+        self.backend.open_gate(&kept.session);
+        assert!(kept.held.answer().await.whole, "to its end");
+        assert_eq!(
+            kept.next.answer().await.status,
+            200,
+            "the next one is served"
+        );
+        assert_eq!(self.backend.overlaps(), [], "turns never overlap");
+    }
 }

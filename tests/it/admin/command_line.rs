@@ -14,13 +14,13 @@ use crate::support::redis::Redis;
 use crate::support::{wait_for, wait_for_async};
 
 /// A configuration file in its own folder.
-struct File {
+pub(super) struct File {
     _folder: tempfile::TempDir,
     path: PathBuf,
 }
 
 impl File {
-    fn with(store: &str, more: &str) -> Self {
+    pub(super) fn with(store: &str, more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("config.toml");
         let text = format!(
@@ -46,7 +46,7 @@ impl File {
     }
 
     /// Runs `seriatim locks` with this configuration, without blocking the runtime.
-    async fn locks(&self, arguments: &[&str]) -> Done {
+    pub(super) async fn locks(&self, arguments: &[&str]) -> Done {
         let path = self.path.to_str().expect("UTF-8");
         let mut all = vec!["locks", "--config", path];
         all.extend(arguments);
@@ -60,9 +60,9 @@ impl File {
 
 /// Exit code and output of a command.
 #[derive(Debug)]
-struct Done {
-    code: Option<i32>,
-    out: String,
+pub(super) struct Done {
+    pub(super) code: Option<i32>,
+    pub(super) out: String,
     err: String,
 }
 

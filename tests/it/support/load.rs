@@ -61,10 +61,19 @@ impl Load {
 
     /// Waits until turns of each session were served that began after this call.
     pub(crate) async fn progress(&self, after: &str) {
-        let served = || self.state.served.iter().map(|one| one.load(Ordering::Relaxed));
+        let served = || {
+            self.state
+                .served
+                .iter()
+                .map(|one| one.load(Ordering::Relaxed))
+        };
         // Each client may have had one turn under way.
         let enough: Vec<_> = served().map(|count| count + CLIENTS_EACH + 1).collect();
-        let is_served = || served().zip(&enough).all(|(count, enough)| count >= *enough);
+        let is_served = || {
+            served()
+                .zip(&enough)
+                .all(|(count, enough)| count >= *enough)
+        };
         wait_for(is_served, &format!("each session is served {after}")).await;
     }
 
