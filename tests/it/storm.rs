@@ -197,7 +197,7 @@ impl StormStore for FaultyNetworks {
 }
 
 impl StormStore for SentinelRedis {
-    const LASTING: Duration = Duration::from_secs(12);
+    const LASTING: Duration = Duration::from_secs(8);
 
     fn url(&self, _: usize) -> String {
         self.url()
@@ -218,6 +218,16 @@ impl StormStore for SentinelRedis {
             network.set_for(SERVERS, None);
             network.cut().await;
             self.wait_until_ready().await;
+            let old = self.master().await;
+            self.cut_off(old);
+            self.wait_for_another_master(old).await;
+            sleep(dice.millis(0, 500)).await;
+            self.reconnect(old);
+            self.wait_until_ready().await;
+            let master = self.master().await;
+            for replica in (0..3).filter(|index| *index != master) {
+                forget_writes(self.server(replica)).await;
+            }
             let old = self.kill_master().await;
             self.wait_for_another_master(old).await;
             sleep(dice.millis(0, 1500)).await;
@@ -232,7 +242,7 @@ impl StormStore for SentinelRedis {
 }
 
 impl StormStore for ClusterRedis {
-    const LASTING: Duration = Duration::from_secs(12);
+    const LASTING: Duration = Duration::from_secs(8);
 
     fn url(&self, _: usize) -> String {
         self.url()
@@ -256,6 +266,10 @@ impl StormStore for ClusterRedis {
             silent.stop_cont(false).await;
             self.wait_until_ok().await;
             let old = self.master(dice.number_below(shards) as usize).await;
+            let mut nodes = self.nodes();
+            let shard = self.shard(old);
+            let replica = nodes.find(|node| *node != old && self.shard(*node) == shard);
+            forget_writes(self.node(replica.expect("each shard has a replica"))).await;
             self.kill(old);
             self.wait_for_another_master(old).await;
             sleep(dice.millis(0, 1000)).await;
@@ -266,6 +280,17 @@ impl StormStore for ClusterRedis {
 
     async fn keys(&self) -> Vec<String> {
         self.keys().await
+    }
+}
+
+/// Removes all keys from a replica, as if it were far behind its master.
+async fn forget_writes(replica: &Redis) {
+    for command in [
+        &["CONFIG", "SET", "replica-read-only", "no"][..],
+        &["FLUSHALL"],
+        &["CONFIG", "SET", "replica-read-only", "yes"],
+    ] {
+        replica.command(command).await;
     }
 }
 
