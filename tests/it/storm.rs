@@ -131,7 +131,9 @@ async fn take_turns(
             0 => "break-chunked",
             1 => "reset",
             2 => "hang",
-            3..6 => "plain:ok",
+            3..5 => "plain:ok",
+            // Long enough to be held while servers fail over.
+            5..7 => "chunked:6:400",
             _ => "chunked:6:15",
         };
         let Ok(mut client) = Client::try_connect(addr).await else {
