@@ -55,7 +55,7 @@ async fn locks_at_all_masters_of_a_cluster_are_listed_shown_released_and_interru
     let found = list_locks(apps[1].admin(), "search=s3").await;
     assert_eq!(keys(&found), BTreeSet::from([&*key("s3")]), "the search");
     let done = file.locks(&["list", "--json"]).await;
-    let lines = done.out.lines().map(|line| serde_json::from_str(line));
+    let lines = done.out.lines().map(serde_json::from_str);
     let listed: Result<Vec<Value>, _> = lines.collect();
     let listed = listed.expect("one line of JSON for each lock");
     assert_eq!(listed.len(), all.len(), "each lock is listed once");
@@ -69,7 +69,7 @@ async fn locks_at_all_masters_of_a_cluster_are_listed_shown_released_and_interru
     );
     waiter.close();
     apps[0].wait_for_waiters(0).await;
-    for n in 0..6 {
+    for (n, held) in held.iter_mut().enumerate() {
         let session = format!("s{n}");
         let done = file.locks(&["show", "u1", &session]).await;
         let is_held = format!("{} is locked", key(&session));
@@ -95,7 +95,7 @@ async fn locks_at_all_masters_of_a_cluster_are_listed_shown_released_and_interru
                 assert_eq!(done.json()["interrupted"], true, "{done:?}");
             }
         }
-        assert!(!held[n].answer().await.whole, "the turn is aborted");
+        assert!(!held.answer().await.whole, "the turn is aborted");
         let next = turn(apps[1].addr(), &session, "plain:next").await;
         assert_eq!(next.status, 200, "the session is free");
     }
