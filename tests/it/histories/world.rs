@@ -207,7 +207,7 @@ impl World {
                     self.turns[at].state = State::Over;
                     return;
                 }
-                AcquireReply::QueueFull => {
+                AcquireReply::QueueFull(_) => {
                     assert!(
                         ticket.is_none(),
                         "a waiter with a place is never refused as full"
@@ -215,7 +215,7 @@ impl World {
                     self.turns[at].state = State::Over;
                     return;
                 }
-                AcquireReply::Busy(holder) => {
+                AcquireReply::Busy(holder, _) => {
                     if !self.finds_dead(at, &holder).await {
                         self.turns[at].state = State::Over;
                         return;
