@@ -1,6 +1,8 @@
-//! What an operator does with locks: lists them, shows one, releases one, interrupts a turn.
+//! What an operator does with locks: lists them, shows one, releases one, interrupts a turn, takes a waiter out of
+//! a queue.
 //!
-//! Invariants: only the holder that the operator saw loses its lock, never a later one. Every attempt to
+//! Invariants: only the holder that the operator saw loses its lock, never a later one. A waiter that gets the lock
+//! before it is taken out keeps it. Every attempt to
 //! change a lock is logged with who asked for it.
 
 use std::collections::HashSet;
@@ -55,6 +57,13 @@ pub struct InterruptResult {
     pub released: bool,
 }
 
+/// The result of [`Operator::dequeue`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DequeueResult {
+    /// The session in whose queue the request waited.
+    pub key: SessionKey,
+}
+
 /// Why an operator's request was not carried out.
 #[derive(Debug, Error)]
 pub enum OperatorError {
@@ -73,6 +82,16 @@ pub enum OperatorError {
     /// Nobody holds the lock.
     #[error("{} is not locked", .0.as_str())]
     NotLocked(SessionKey),
+    /// The request is in no queue that this operator sees.
+    #[error("no turn of request {request:?} waits for {key}: {}", why_not_waiting(*.has_lock), key = .key.as_str())]
+    NotWaiting {
+        /// The session of the queue.
+        key: SessionKey,
+        /// The id of the request.
+        request: Box<str>,
+        /// Whether a turn of the request has the lock.
+        has_lock: bool,
+    },
     /// The holder can't receive a message.
     #[error("the holder of {key} can't be interrupted: {1}", key = .0.as_str())]
     NotInterruptible(SessionKey, &'static str),
@@ -321,6 +340,82 @@ impl Operator {
         Ok(InterruptResult { key, released })
     }
 
+    /// Takes the turns of a request out of the session's queue. Their clients get an error response. A turn that has
+    /// got the lock keeps it.
+    ///
+    /// # Errors
+    /// When the store fails, the target is not a lock, or no turn of the request waits for it.
+    pub async fn dequeue(
+        &self,
+        target: &LockTarget,
+        request_id: &str,
+        by: &str,
+    ) -> Result<DequeueResult, OperatorError> {
+        let request = OperatorRequest {
+            target,
+            request: Some(request_id),
+            by,
+        };
+        let mut record = AuditRecord::new("dequeue", &request);
+        let dequeued = self.try_dequeue(target, request_id, by, &mut record).await;
+        let is_found = record.holder.is_some();
+        record.result = match &dequeued {
+            Ok(_) => audit::DEQUEUED,
+            // The command may have been executed.
+            Err(OperatorError::Store(error)) if is_found && !error.was_not_executed() => "unknown",
+            Err(error) => error.code(),
+        };
+        dequeued
+    }
+
+    async fn try_dequeue(
+        &self,
+        target: &LockTarget,
+        request_id: &str,
+        by: &str,
+        record: &mut AuditRecord<'_>,
+    ) -> Result<DequeueResult, OperatorError> {
+        let keys = keys(&(self.key_space)(), target)?;
+        if let [key] = &*keys {
+            // Before the store is asked, so that the record names the key if the store fails.
+            record.key = Some(key.clone());
+        }
+        let is_own = |turn: &LockHolder| {
+            let details = turn.details();
+            details.is_some_and(|details| details.request == request_id)
+        };
+        let infos = self.store.inspect(&keys, true).await?;
+        let (mut first, mut has_lock) = (None, None);
+        for (key, info) in keys.iter().zip(&infos) {
+            if info.holder.as_ref().is_some_and(is_own) {
+                has_lock = Some(key);
+            }
+            // A client may give several requests one id.
+            for waiter in info.queue.iter().filter(|waiter| is_own(waiter)) {
+                let Some(turn) = waiter.turn() else {
+                    continue;
+                };
+                (record.key, record.holder) = (Some(key.clone()), Some(waiter.clone()));
+                if self.store.dequeue(key, turn.id).await? {
+                    // From now on the record says so, even if the caller leaves.
+                    record.result = audit::DEQUEUED;
+                    first.get_or_insert(key);
+                    self.tell_holder(&turn, OperatorAction::Dequeue, by, key)
+                        .await;
+                }
+            }
+        }
+        if let Some(key) = first {
+            return Ok(DequeueResult { key: key.clone() });
+        }
+        let key = has_lock.or_else(|| keys.first());
+        Err(OperatorError::NotWaiting {
+            key: key.ok_or_else(|| invalid_key(target))?.clone(),
+            request: request_id.into(),
+            has_lock: has_lock.is_some(),
+        })
+    }
+
     /// Waits until the holder no longer has the lock, and repeats the interruption. Never ends otherwise.
     /// Sets `is_received` once the holder's instance was there to receive it.
     async fn wait_for_release(
@@ -348,7 +443,7 @@ impl Operator {
         }
     }
 
-    /// Says in the log of the holder's instance who has acted. The message may get lost; and an instance with
+    /// Says in the log of the instance of a holder or a waiter who has acted. The message may get lost; and an instance with
     /// another prefix can't be told.
     async fn tell_holder(
         &self,
@@ -447,6 +542,14 @@ fn matches(space: &Keyspace, key: &SessionKey, search: Option<&str>) -> bool {
     }
 }
 
+/// Why a request isn't in the queue, as far as that is known.
+fn why_not_waiting(has_lock: bool) -> &'static str {
+    match has_lock {
+        true => "it has the lock now",
+        false => "it is over, has just got the lock, or waits under another store.prefix",
+    }
+}
+
 /// When the lock of a replica that is gone is free again.
 fn recovers(recovery: Option<&Duration>) -> String {
     let wait = recovery.map(|rest| format!(" from {} s on", rest.as_secs() + 1));
@@ -470,6 +573,7 @@ impl OperatorError {
             Self::AmbiguousKey(_) => "ambiguous_key",
             Self::HolderChanged(_) => "holder_changed",
             Self::NotLocked(_) => "not_locked",
+            Self::NotWaiting { .. } => "not_waiting",
             Self::NotInterruptible(..) | Self::ReplicaGone { .. } => "not_interruptible",
         }
     }

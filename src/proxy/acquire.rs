@@ -131,6 +131,7 @@ impl TurnLock<'_> {
             AcquireError::QueueFull(key) => busy(BusyReason::QueueFull, key),
             AcquireError::TimedOut(key, _) => busy(BusyReason::TimedOut, key),
             AcquireError::Superseded(_) => Refusal::Superseded,
+            AcquireError::Dequeued(_) => Refusal::Dequeued,
             AcquireError::Taken(_) => Refusal::LockLost(LockLoss::Taken),
             AcquireError::Store(error) => Refusal::Store(error),
         }

@@ -41,6 +41,8 @@ pub(super) enum Refusal {
     WouldDeadlock(SessionKey),
     /// A newer turn of the session is to run instead, or an operator stopped this one.
     Superseded,
+    /// An operator took the waiting turn out of the queue.
+    Dequeued,
     /// The session can't be read from the request.
     Session(SessionError),
     /// No route takes the request.
@@ -81,6 +83,9 @@ struct ErrorContent {
 
 /// The header with the error code, which is the [`Outcome`]'s word.
 const REASON: HeaderName = HeaderName::from_static("x-seriatim-error");
+
+/// The header that keeps the clients of OpenAI and Anthropic, which retry after 409, from coming back at once.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// The `retry-after` of an error that passes by itself, in seconds: a store or a replica that restarts
 /// needs about as long.
@@ -137,6 +142,7 @@ impl Refusal {
             },
             Self::WouldDeadlock(_) => Outcome::WouldDeadlock,
             Self::Superseded | Self::LockLost(LockLoss::Interrupted) => Outcome::Superseded,
+            Self::Dequeued => Outcome::Dequeued,
             Self::Session(error) => match error {
                 SessionError::TooLarge { .. } | SessionError::TooDense { .. } => {
                     Outcome::BodyTooLarge
@@ -199,6 +205,7 @@ impl Refusal {
             Self::Busy { .. }
             | Self::WouldDeadlock(_)
             | Self::Superseded
+            | Self::Dequeued
             | Self::NoRoute
             | Self::Draining => None,
         }
@@ -235,6 +242,9 @@ impl Refusal {
         headers.insert(REASON, HeaderValue::from_static(reason));
         if let Some(seconds) = retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if matches!(self, Self::Dequeued) {
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         response
     }
@@ -278,6 +288,15 @@ impl Refusal {
                     "The turn was stopped for a newer one",
                 ),
                 "a newer turn of this session has begun, or an operator stopped this one".into(),
+                None,
+            ),
+            Self::Dequeued => ErrorContent::new(
+                StatusCode::CONFLICT,
+                say(
+                    "本轮对话已被管理员移出队列",
+                    "The turn was taken out of the queue",
+                ),
+                "an operator took this turn out of the session's queue before it began".into(),
                 None,
             ),
             Self::Session(error) => session_content(error, language),

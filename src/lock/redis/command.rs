@@ -17,6 +17,7 @@ pub(super) enum StoreCommand {
     Scan,
     Inspect,
     ForceRelease,
+    Dequeue,
     CheckAccess,
 }
 
@@ -40,6 +41,7 @@ impl StoreCommand {
         (Self::Scan, "scan"),
         (Self::Inspect, "inspect"),
         (Self::ForceRelease, "force_release"),
+        (Self::Dequeue, "dequeue"),
         (Self::CheckAccess, "check_access"),
     ];
 

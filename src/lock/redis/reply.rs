@@ -44,6 +44,7 @@ pub(super) fn acquired(value: &Value) -> Option<AcquireOutcome> {
             ),
             [Value::Int(0)] => AcquireReply::QueueFull,
             [Value::Int(-1)] => AcquireReply::Superseded,
+            [Value::Int(-2)] => AcquireReply::Dequeued,
             _ => return None,
         },
         holder => AcquireReply::Busy(LockHolder::new(text(holder)?)),

@@ -6,6 +6,7 @@
 --       waits: id, channel, ticket or 0, max_waiters, interrupts (1 or 0)
 -- Reply: the fence; minus the time if the command came too late; the holder's token if the lock is busy;
 --        {ticket, holder's token} in the queue; {0} if the queue is full; {-1} if a newer turn replaced this one;
+--        {-2} if an operator took this one out of the queue;
 --        {'took over', one of these replies} if the dead holder lost the lock
 --
 -- After an error the token doesn't hold the lock, and is in the queue only if it had a place before: the lock or the
@@ -65,6 +66,10 @@ local function acquire()
   local holder = current_holder(s)
   read_own('ZCARD', s.queue)
   local newest = tonumber(read_own('HGET', s.waiters, '!') or 0) or 0
+  if id and holder ~= token and read_own('HGET', s.waiters, id) == '-' then
+    -- The message about it got lost.
+    return { -2 }
+  end
   if has_ticket and holder ~= token then
     if ticket < newest then
       -- The message about it got lost.
