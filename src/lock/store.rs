@@ -379,7 +379,11 @@ impl AcquireReply {
         match self {
             Self::Granted(_) => true,
             Self::TookOver(reply) => reply.is_granted(),
-            Self::Busy(_) | Self::Waiting(..) | Self::QueueFull | Self::Superseded => false,
+            Self::Busy(_)
+            | Self::Waiting(..)
+            | Self::QueueFull
+            | Self::Superseded
+            | Self::Dequeued => false,
         }
     }
 }
