@@ -98,11 +98,11 @@ struct LockSelector {
 
 #[derive(Debug, Args)]
 struct WaiterSelector {
-    /// The user id and the session id, as in `locks show`, and the request id, which `locks show` prints
+    /// The user id, the session id and the request id, which `locks show` prints; with --key, only the request id
     #[arg(
         required = true,
         num_args = 1..=3,
-        value_names = ["USER", "SESSION", "REQUEST_ID"]
+        value_name = "ID"
     )]
     ids: Vec<String>,
     /// The lock's key, instead of the user id and the session id
