@@ -537,10 +537,14 @@ async fn the_mark_of_a_dequeued_waiter_expires_and_supersedes_nobody() {
     let bench = StoreSetup::on_redis(&redis).await;
     let holder = bench.holder(0).await;
     let out = bench.join(UNREACHABLE).await;
+    redis.command(&["PEXPIRE", "{k}:1:waiters", "1000"]).await;
     bench.dequeue(&out.claim).await;
     let left = redis.pttl("{k}:1:waiters").await;
     let most = i64::try_from(QUEUE_TTL.as_millis()).expect("a small number");
-    assert!((1..=most).contains(&left), "the mark expires: {left}");
+    assert!(
+        (1001..=most).contains(&left),
+        "the mark expires, and not earlier than a queue: {left}"
+    );
     let waiter = bench.join(1).await;
     let reply = bench.ask_again(&waiter).await;
     assert!(
