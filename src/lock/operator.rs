@@ -1,9 +1,8 @@
 //! What an operator does with locks: lists them, shows one, releases one, interrupts a turn, takes a waiter out of
 //! a queue.
 //!
-//! Invariants: only the holder that the operator saw loses its lock, never a later one. A waiter that gets the lock
-//! before it is taken out keeps it. Every attempt to
-//! change a lock is logged with who asked for it.
+//! Invariants: only the holder that the operator saw loses its lock, never a later one. Every attempt to change a
+//! lock or a queue is logged with who asked for it.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -22,9 +21,11 @@ use crate::key::{Keyspace, SessionKey};
 use audit::AuditRecord;
 
 mod audit;
+mod dequeue;
 mod report;
 mod request;
 
+pub use dequeue::DequeueResult;
 pub use report::{HolderInfo, LockDetail, LockPage, LockRow};
 pub use request::{LockTarget, OperatorRequest};
 
@@ -55,13 +56,6 @@ pub struct InterruptResult {
     pub key: SessionKey,
     /// Whether the turn released its lock within [`INTERRUPT_TIMEOUT`].
     pub released: bool,
-}
-
-/// The result of [`Operator::dequeue`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DequeueResult {
-    /// The session in whose queue the request waited.
-    pub key: SessionKey,
 }
 
 /// Why an operator's request was not carried out.
@@ -338,82 +332,6 @@ impl Operator {
             }
         }
         Ok(InterruptResult { key, released })
-    }
-
-    /// Takes the turns of a request out of the session's queue. Their clients get an error response. A turn that has
-    /// got the lock keeps it.
-    ///
-    /// # Errors
-    /// When the store fails, the target is not a lock, or no turn of the request waits for it.
-    pub async fn dequeue(
-        &self,
-        target: &LockTarget,
-        request_id: &str,
-        by: &str,
-    ) -> Result<DequeueResult, OperatorError> {
-        let request = OperatorRequest {
-            target,
-            request: Some(request_id),
-            by,
-        };
-        let mut record = AuditRecord::new("dequeue", &request);
-        let dequeued = self.try_dequeue(target, request_id, by, &mut record).await;
-        let is_found = record.holder.is_some();
-        record.result = match &dequeued {
-            Ok(_) => audit::DEQUEUED,
-            // The command may have been executed.
-            Err(OperatorError::Store(error)) if is_found && !error.was_not_executed() => "unknown",
-            Err(error) => error.code(),
-        };
-        dequeued
-    }
-
-    async fn try_dequeue(
-        &self,
-        target: &LockTarget,
-        request_id: &str,
-        by: &str,
-        record: &mut AuditRecord<'_>,
-    ) -> Result<DequeueResult, OperatorError> {
-        let keys = keys(&(self.key_space)(), target)?;
-        if let [key] = &*keys {
-            // Before the store is asked, so that the record names the key if the store fails.
-            record.key = Some(key.clone());
-        }
-        let is_own = |turn: &LockHolder| {
-            let details = turn.details();
-            details.is_some_and(|details| details.request == request_id)
-        };
-        let infos = self.store.inspect(&keys, true).await?;
-        let (mut first, mut has_lock) = (None, None);
-        for (key, info) in keys.iter().zip(&infos) {
-            if info.holder.as_ref().is_some_and(is_own) {
-                has_lock = Some(key);
-            }
-            // A client may give several requests one id.
-            for waiter in info.queue.iter().filter(|waiter| is_own(waiter)) {
-                let Some(turn) = waiter.turn() else {
-                    continue;
-                };
-                (record.key, record.holder) = (Some(key.clone()), Some(waiter.clone()));
-                if self.store.dequeue(key, turn.id).await? {
-                    // From now on the record says so, even if the caller leaves.
-                    record.result = audit::DEQUEUED;
-                    first.get_or_insert(key);
-                    self.tell_holder(&turn, OperatorAction::Dequeue, by, key)
-                        .await;
-                }
-            }
-        }
-        if let Some(key) = first {
-            return Ok(DequeueResult { key: key.clone() });
-        }
-        let key = has_lock.or_else(|| keys.first());
-        Err(OperatorError::NotWaiting {
-            key: key.ok_or_else(|| invalid_key(target))?.clone(),
-            request: request_id.into(),
-            has_lock: has_lock.is_some(),
-        })
     }
 
     /// Waits until the holder no longer has the lock, and repeats the interruption. Never ends otherwise.

@@ -5,7 +5,8 @@
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
-use super::{DequeueResult, ForcedRelease, InterruptResult};
+use super::dequeue::DequeueResult;
+use super::{ForcedRelease, InterruptResult};
 use crate::key::{Keyspace, SessionIds, SessionKey};
 use crate::lock::{HolderDetails, LockInfo, ScanCursor, millis};
 
