@@ -108,7 +108,7 @@ impl LockClient {
         progress: &mut AcquireProgress,
     ) -> Result<StoreLock, AcquireError> {
         // A claim of before the first heartbeat would count as lost.
-        self.wait_until_ready().await?;
+        self.wait_until_ready(&key).await?;
         let needs_local = progress.needs_local;
         let (claim, state, mut registration) = self.new_claim(key, requester, options, needs_local);
         let queue = options.blocking.then_some(QueueOptions {
@@ -240,11 +240,11 @@ impl PendingClaim<'_> {
     /// Asks the store once. A claim that counts as lost is replaced before that.
     async fn attempt(&mut self) -> Result<AttemptResult, AcquireError> {
         // Each time: since the last attempt, the store may have become another server, or lost its data.
-        self.client.wait_until_ready().await?;
+        self.client.wait_until_ready(&self.claim.key).await?;
         if self.state.is_lost() {
             self.start_over()?;
         }
-        let server = self.client.server_changed();
+        let server = self.client.store.server_changed(&self.claim.key);
         let sent = Instant::now();
         let was_in_doubt = mem::replace(&mut self.is_in_doubt, true);
         let reply = match self.client.store.acquire(&self.claim, &self.request).await {
@@ -270,7 +270,7 @@ impl PendingClaim<'_> {
                 self.client.confirm_heartbeat().await?;
                 // Another server granted the lock, or has taken the place of the one that did. It may lack the
                 // lock of a turn that still runs, or this one.
-                if self.client.server_changed() != server {
+                if self.client.store.server_changed(&self.claim.key) != server {
                     self.state.lose();
                 }
                 // Another instance may have counted this one as dead in the meantime. It may take over

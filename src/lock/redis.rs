@@ -50,6 +50,7 @@ mod sentinel;
 mod server;
 mod slots;
 mod stream;
+mod target;
 mod tls;
 mod url;
 mod write_buffer;
@@ -284,6 +285,10 @@ impl Store for RedisStore {
 
     fn connection(&self) -> u64 {
         self.routes.number()
+    }
+
+    fn server_changed(&self, key: &SessionKey) -> Option<Instant> {
+        self.routes.server_changed(self.routes.slot(key.as_str()))
     }
 
     fn server_changes(&self) -> watch::Receiver<Option<Instant>> {

@@ -255,8 +255,14 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         0
     }
 
-    /// When this process last found another server behind its connections, which may lack the last writes; `None`:
-    /// never. A connection to another server changes the value before its first command.
+    /// When another server than before was last found to have this session's lock, which may lack the last writes;
+    /// `None`: never.
+    fn server_changed(&self, _key: &SessionKey) -> Option<Instant> {
+        None
+    }
+
+    /// The last of all times that [`Store::server_changed`] gives for any session; `None`: never. A connection to
+    /// another server changes the value before its first command.
     fn server_changes(&self) -> watch::Receiver<Option<Instant>> {
         watch::channel(None).1
     }

@@ -15,7 +15,10 @@ const PAGE: &str = include_str!("../../docs/redis.md");
 
 /// The words of the command on the page, as a shell splits them.
 fn documented() -> Vec<String> {
-    let (_, rest) = PAGE.split_once("redis-cli ").expect("the command");
+    let at = PAGE
+        .find("ACL SETUSER seriatim reset")
+        .expect("the command");
+    let rest = &PAGE[at..];
     let (command, _) = rest.split_once("\n```").expect("its end");
     let words = command.split_whitespace().filter(|word| *word != "\\");
     words
