@@ -43,7 +43,7 @@ pub use explain::{
     ExplainedOutcome, ExplainedRequest, ExplainedTemplate, SkippedRoute, TemplateResult,
     UnmetCondition, explain,
 };
-pub use record::{RecordSinks, SessionWatch};
+pub use record::RecordSinks;
 pub use stream::{GuardedBody, ResponseAborted};
 
 mod acquire;

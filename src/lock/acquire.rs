@@ -20,8 +20,8 @@ use super::queue::{self, QueuePlace};
 use super::registry::ClaimRegistration;
 use super::store_lock::{Grant, StoreLock};
 use super::{
-    AcquireError, AcquireReply, AcquireRequest, Claim, DeadHolder, LockHolder, LockOptions, OnLost,
-    QueueOptions, StoreError, Ticket,
+    AcquireError, AcquireReply, AcquireRequest, BusySession, Claim, DeadHolder, LockHolder,
+    LockOptions, OnLost, QueueOptions, StoreError, Ticket,
 };
 use crate::key::SessionKey;
 use crate::metrics::WaitingGauge;
@@ -140,7 +140,10 @@ impl LockClient {
             is_queued: false,
             registration: &mut registration,
         };
-        let granted = pending.until_granted().await;
+        let mut granted = pending.until_granted().await;
+        if let Err(AcquireError::TimedOut(_, _, session)) = &mut granted {
+            *session = pending.look().await;
+        }
         progress.has_waited |= pending.waiting.is_some();
         let queue = pending.request.queue.or(pending.queue_later);
         progress.ticket = queue.and_then(|queue| queue.ticket);
@@ -281,10 +284,12 @@ impl PendingClaim<'_> {
                 (self.is_in_doubt, self.is_queued) = (false, false);
                 return Ok(AttemptResult::Granted(Grant { fence, sent }));
             }
-            AcquireReply::QueueFull => return Err(AcquireError::QueueFull(self.leave())),
+            AcquireReply::QueueFull(session) => {
+                return Err(AcquireError::QueueFull(self.leave(), session));
+            }
             AcquireReply::Superseded => return Err(AcquireError::Superseded(self.leave())),
             AcquireReply::Dequeued => return Err(AcquireError::Dequeued(self.leave())),
-            AcquireReply::Busy(holder) => {
+            AcquireReply::Busy(holder, session) => {
                 if self.is_found_dead(&holder).await {
                     return Ok(AttemptResult::AskAgain);
                 }
@@ -300,7 +305,7 @@ impl PendingClaim<'_> {
                     // A question that isn't sent is asked again by the next turn.
                     drop(question.await);
                 }
-                return Err(AcquireError::Busy(key, holder));
+                return Err(AcquireError::Busy(key, holder, session));
             }
             AcquireReply::Waiting(ticket, holder) => {
                 let is_new = self
@@ -434,11 +439,23 @@ impl PendingClaim<'_> {
             requested = requested => requested,
             () = sleep_until(at) => match limit {
                 Some(WaitLimit { end, limit }) if Instant::now() >= end => {
-                    Err(AcquireError::TimedOut(self.claim.key.clone(), limit))
+                    Err(AcquireError::TimedOut(self.claim.key.clone(), limit, None))
                 }
                 _ => Ok(()),
             }
         }
+    }
+
+    /// How busy the session is, beside this turn; `None`: the store doesn't tell. Costs a command, which a turn that
+    /// has waited for seconds can wait for, too.
+    async fn look(&self) -> Option<BusySession> {
+        let keys = [self.claim.key.clone()];
+        let found = self.client.store.inspect(&keys, false).await.ok()?;
+        let mut session = found.first()?.busy();
+        // The claim has its place until it is dropped.
+        let own = usize::from(self.is_queued);
+        session.waiters = session.waiters.saturating_sub(own);
+        Some(session)
     }
 
     /// Notes that the store has nothing of the claim, unless a command is still on its way.

@@ -9,12 +9,12 @@ use tokio::time::sleep;
 use super::body_timer::BodyLimits;
 use super::forward::{OutgoingBody, ReadAheadLimit};
 use super::record::RequestRecord;
-use super::refusal::{BusyReason, Refusal};
+use super::refusal::{BusyNotice, BusyReason, Refusal};
 use crate::budget::Budget;
-use crate::config::{Config, NestedCalls, TurnConfig};
+use crate::config::{Config, NestedCalls, RetryAfter, TurnConfig};
 use crate::drain::DrainWatch;
 use crate::key::SessionKey;
-use crate::lock::{AcquireError, CallChain, LockGuard, LockLoss, Locks, TurnTag};
+use crate::lock::{AcquireError, BusySession, CallChain, LockGuard, LockLoss, Locks, TurnTag};
 use crate::trace::{self, TurnTrace};
 
 /// What a turn needs to get its lock.
@@ -100,7 +100,7 @@ impl TurnLock<'_> {
             }
             Err(error) => {
                 record.lock_refused();
-                Err(self.refusal(error))
+                Err(self.refusal(error, record))
             }
         }
     }
@@ -123,17 +123,43 @@ impl TurnLock<'_> {
         Box::new(TurnTrace::new(tag.as_u128(), tags))
     }
 
-    fn refusal(&self, error: AcquireError) -> Refusal {
-        let busy = |why, key| Refusal::busy(why, key, &self.turn.busy, self.headers);
+    fn refusal(&self, error: AcquireError, record: &RequestRecord) -> Refusal {
+        let busy = |why, key, session| {
+            let notice = self.notice(why, session, record);
+            Refusal::busy(why, key, notice, &self.turn.busy, self.headers)
+        };
         match error {
-            AcquireError::Busy(key, _) => busy(BusyReason::NoWaiting, key),
+            AcquireError::Busy(key, _, session) => busy(BusyReason::NoWaiting, key, Some(session)),
             AcquireError::WouldDeadlock(key) => Refusal::WouldDeadlock(key),
-            AcquireError::QueueFull(key) => busy(BusyReason::QueueFull, key),
-            AcquireError::TimedOut(key, _) => busy(BusyReason::TimedOut, key),
+            AcquireError::QueueFull(key, session) => {
+                busy(BusyReason::QueueFull, key, Some(session))
+            }
+            AcquireError::TimedOut(key, _, session) => busy(BusyReason::TimedOut, key, session),
             AcquireError::Superseded(_) => Refusal::Superseded,
             AcquireError::Dequeued(_) => Refusal::Dequeued,
             AcquireError::Taken(_) => Refusal::LockLost(LockLoss::Taken),
             AcquireError::Store(error) => Refusal::Store(error),
+        }
+    }
+
+    /// What the client of a busy session is told.
+    fn notice(
+        &self,
+        why: BusyReason,
+        session: Option<BusySession>,
+        record: &RequestRecord,
+    ) -> BusyNotice {
+        let retry_after = match self.turn.busy.retry_after {
+            RetryAfter::Seconds(seconds) => Duration::from_secs(seconds),
+            RetryAfter::Auto => {
+                let age = session.and_then(|session| session.age);
+                let waiters = session.map_or(0, |session| session.waiters);
+                record.time_until_free(age, why.turns_ahead(waiters))
+            }
+        };
+        BusyNotice {
+            retry_after,
+            session,
         }
     }
 }

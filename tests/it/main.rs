@@ -62,6 +62,7 @@ mod replica_confirmation;
 mod replicas;
 mod resp2;
 mod restarts;
+mod retry_after;
 mod returned_locks;
 mod rights;
 mod road;

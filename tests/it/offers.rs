@@ -254,7 +254,7 @@ async fn holder(store: &MemoryStore) -> LockHolder {
         .acquire(&Arc::new(stranger), &AcquireRequest::default())
         .await
     {
-        Ok(AcquireReply::Busy(holder)) => holder,
+        Ok(AcquireReply::Busy(holder, _)) => holder,
         other => panic!("the lock is held: {other:?}"),
     }
 }
@@ -555,7 +555,7 @@ async fn a_waiter_that_times_out_leaves_nothing_in_the_store() {
     let answer = a.turn_on(&impatient);
     let answer = within("the waiter's result", answer).await;
     assert!(
-        matches!(answer, Ok(Err(AcquireError::TimedOut(_, after))) if after == limit),
+        matches!(answer, Ok(Err(AcquireError::TimedOut(_, after, _))) if after == limit),
         "the waiter times out: {answer:?}"
     );
     assert!(

@@ -10,8 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 use crate::lock::{
-    AcquireReply, AcquireRequest, Claim, ClaimId, DeadHolder, Fence, LockHolder, Message,
-    MessageHandler, OFFER_TTL, QueueOptions, QueueState, Ticket, Token, WAITER_TIMEOUT,
+    AcquireReply, AcquireRequest, BusySession, Claim, ClaimId, DeadHolder, Fence, LockHolder,
+    Message, MessageHandler, OFFER_TTL, QueueOptions, QueueState, Ticket, Token, WAITER_TIMEOUT,
     WatchedQueue,
 };
 
@@ -116,7 +116,7 @@ impl SessionState {
             let holder = LockHolder::from(&token);
             return match options {
                 Some(options) => self.enqueue(claim, options, holder, command),
-                None => AcquireReply::Busy(holder),
+                None => AcquireReply::Busy(holder, self.busy(command.now)),
             };
         }
         if is_interrupting {
@@ -151,7 +151,7 @@ impl SessionState {
                 if !options.interrupts && self.queue.len() >= max_waiters {
                     self.remove_timed_out(command.now);
                     if self.queue.len() >= max_waiters {
-                        return AcquireReply::QueueFull;
+                        return AcquireReply::QueueFull(self.busy(command.now));
                     }
                 }
                 let ticket = Ticket(command.next_number());
@@ -169,6 +169,16 @@ impl SessionState {
             }
         }
         AcquireReply::Waiting(ticket, holder)
+    }
+
+    /// What a refused turn is told of the session.
+    fn busy(&self, now: Instant) -> BusySession {
+        let lock = self.lock.as_ref();
+        BusySession {
+            since: lock.and_then(|lock| lock.fence?.time()),
+            age: lock.and_then(|lock| Some(now - lock.since?)),
+            waiters: self.queue.len(),
+        }
     }
 
     /// Starts a new lease; `false` if the claim doesn't hold the lock.

@@ -208,7 +208,7 @@ impl World {
                     return;
                 }
                 AcquireReply::Dequeued => panic!("no operator takes turns out"),
-                AcquireReply::QueueFull => {
+                AcquireReply::QueueFull(_) => {
                     assert!(
                         ticket.is_none(),
                         "a waiter with a place is never refused as full"
@@ -216,7 +216,7 @@ impl World {
                     self.turns[at].state = State::Over;
                     return;
                 }
-                AcquireReply::Busy(holder) => {
+                AcquireReply::Busy(holder, _) => {
                     if !self.finds_dead(at, &holder).await {
                         self.turns[at].state = State::Over;
                         return;
