@@ -288,6 +288,7 @@ impl PendingClaim<'_> {
                 return Err(AcquireError::QueueFull(self.leave(), session));
             }
             AcquireReply::Superseded => return Err(AcquireError::Superseded(self.leave())),
+            AcquireReply::Dequeued => return Err(AcquireError::Dequeued(self.leave())),
             AcquireReply::Busy(holder, session) => {
                 if self.is_found_dead(&holder).await {
                     return Ok(AttemptResult::AskAgain);
@@ -333,7 +334,8 @@ impl PendingClaim<'_> {
     /// the order.
     ///
     /// # Errors
-    /// When an operator took the claim's lock away, or a newer turn has replaced this one.
+    /// When an operator took the claim's lock away or the turn out of the queue, or a newer turn has replaced this
+    /// one.
     fn start_over(&mut self) -> Result<(), AcquireError> {
         self.give_back();
         self.place = None;
@@ -348,6 +350,9 @@ impl PendingClaim<'_> {
         // Last: no message reaches the old state any more, and the new one knows none of its messages.
         if state.is_force_released() {
             return Err(AcquireError::Taken(self.claim.key.clone()));
+        }
+        if state.is_dequeued() {
+            return Err(AcquireError::Dequeued(self.claim.key.clone()));
         }
         if state.is_superseded() || state.is_interrupted() {
             return Err(AcquireError::Superseded(self.claim.key.clone()));
@@ -412,8 +417,11 @@ impl PendingClaim<'_> {
     ) -> Result<(), AcquireError> {
         let requested = poll_fn(|cx| {
             self.state.register_waker(cx);
-            // An offer that the turn already has is withdrawn with the claim.
-            if self.state.is_superseded() || self.state.is_interrupted() {
+            // An offer that the turn already has is withdrawn with the claim. First, because older versions understand
+            // only the message that says superseded, so both are sent.
+            if self.state.is_dequeued() {
+                Poll::Ready(Err(AcquireError::Dequeued(self.claim.key.clone())))
+            } else if self.state.is_superseded() || self.state.is_interrupted() {
                 Poll::Ready(Err(AcquireError::Superseded(self.claim.key.clone())))
             } else if self.state.is_lost() || self.state.take_retry() {
                 Poll::Ready(Ok(()))

@@ -26,6 +26,9 @@ pub enum AcquireError {
     /// A newer turn replaced this one, or an operator stopped it.
     #[error("a newer turn of {0:?} replaced this one, or an operator stopped it")]
     Superseded(SessionKey),
+    /// An operator took the waiting turn out of the queue.
+    #[error("an operator took the turn out of the queue of {0:?}")]
+    Dequeued(SessionKey),
     /// An operator took the lock away before the turn began.
     #[error("an operator released {0:?} before the turn began")]
     Taken(SessionKey),

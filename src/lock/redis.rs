@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{
-    AcquireReply, AcquireRequest, Claim, DeadHolder, Epoch, Fence, HeartbeatReply,
+    AcquireReply, AcquireRequest, Claim, ClaimId, DeadHolder, Epoch, Fence, HeartbeatReply,
     InstanceLiveness, LockHolder, LockInfo, Message, MessageHandler, QueueState, ScanCursor,
     ScanPage, Store, StoreFuture, Ticket, WatchedQueue, Withdrawal, millis,
 };
@@ -446,6 +446,16 @@ impl Store for RedisStore {
                 _ => None,
             },
         )
+    }
+
+    fn dequeue(&self, key: &SessionKey, waiter: ClaimId) -> StoreFuture<bool> {
+        let mut command = self.names.session(key).call(&scripts::DEQUEUE, ID_BYTES);
+        command.arg(waiter.to_string());
+        let slot = self.routes.slot(key.as_str());
+        self.send(StoreCommand::Dequeue, slot, command, |value| match value {
+            Value::Int(removed) => Some(*removed == 1),
+            _ => None,
+        })
     }
 
     fn heartbeat(

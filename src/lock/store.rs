@@ -72,6 +72,8 @@ pub enum AcquireReply {
     QueueFull(BusySession),
     /// A newer turn has replaced the claim in the queue.
     Superseded,
+    /// An operator has taken the claim out of the queue.
+    Dequeued,
     /// The dead holder of the request has lost the lock just now, and this is the reply apart from that.
     TookOver(Box<AcquireReply>),
 }
@@ -324,6 +326,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// this holder doesn't have the lock.
     fn force_release(&self, key: &SessionKey, holder: &LockHolder) -> StoreFuture<Option<Fence>>;
 
+    /// Takes a waiter out of the queue, and sends a message to its instance; `false` if it isn't in the queue. Until
+    /// the store forgets the queue, [`QUEUE_TTL`] after its last waiter, the reply to the claim is
+    /// [`AcquireReply::Dequeued`].
+    fn dequeue(&self, key: &SessionKey, waiter: ClaimId) -> StoreFuture<bool>;
+
     /// Keeps the instance alive for `ttl`. Refused if another epoch has the name, unless `take_name` is
     /// set.
     fn heartbeat(
@@ -393,7 +400,11 @@ impl AcquireReply {
         match self {
             Self::Granted(_) => true,
             Self::TookOver(reply) => reply.is_granted(),
-            Self::Busy(..) | Self::Waiting(..) | Self::QueueFull(_) | Self::Superseded => false,
+            Self::Busy(..)
+            | Self::Waiting(..)
+            | Self::QueueFull(_)
+            | Self::Superseded
+            | Self::Dequeued => false,
         }
     }
 }

@@ -136,6 +136,7 @@ impl TurnLock<'_> {
             }
             AcquireError::TimedOut(key, _, session) => busy(BusyReason::TimedOut, key, session),
             AcquireError::Superseded(_) => Refusal::Superseded,
+            AcquireError::Dequeued(_) => Refusal::Dequeued,
             AcquireError::Taken(_) => Refusal::LockLost(LockLoss::Taken),
             AcquireError::Store(error) => Refusal::Store(error),
         }

@@ -42,6 +42,8 @@ pub(super) enum Refusal {
     WouldDeadlock(SessionKey),
     /// A newer turn of the session is to run instead, or an operator stopped this one.
     Superseded,
+    /// An operator took the waiting turn out of the queue.
+    Dequeued,
     /// The session can't be read from the request.
     Session(SessionError),
     /// No route takes the request.
@@ -84,6 +86,9 @@ struct ErrorContent {
 
 /// The header with the error code, which is the [`Outcome`]'s word.
 const REASON: HeaderName = HeaderName::from_static("x-seriatim-error");
+
+/// The header that keeps the clients of OpenAI and Anthropic, which retry after 409, from coming back at once.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// The `retry-after` of an error that passes by itself, in seconds: a store or a replica that restarts
 /// needs about as long.
@@ -141,6 +146,7 @@ impl Refusal {
             },
             Self::WouldDeadlock(_) => Outcome::WouldDeadlock,
             Self::Superseded | Self::LockLost(LockLoss::Interrupted) => Outcome::Superseded,
+            Self::Dequeued => Outcome::Dequeued,
             Self::Session(error) => match error {
                 SessionError::TooLarge { .. } | SessionError::TooDense { .. } => {
                     Outcome::BodyTooLarge
@@ -203,6 +209,7 @@ impl Refusal {
             Self::Busy { .. }
             | Self::WouldDeadlock(_)
             | Self::Superseded
+            | Self::Dequeued
             | Self::NoRoute
             | Self::Draining => None,
         }
@@ -244,6 +251,9 @@ impl Refusal {
         }
         if let Some(notice) = notice {
             notice.add_to(headers);
+        }
+        if matches!(self, Self::Dequeued) {
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         response
     }
@@ -290,6 +300,15 @@ impl Refusal {
                     "The turn was stopped for a newer one",
                 ),
                 "a newer turn of this session has begun, or an operator stopped this one".into(),
+                None,
+            ),
+            Self::Dequeued => ErrorContent::new(
+                StatusCode::CONFLICT,
+                say(
+                    "本轮对话已被管理员移出队列",
+                    "The turn was taken out of the queue",
+                ),
+                "an operator took this turn out of the session's queue before it began".into(),
                 None,
             ),
             Self::Session(error) => session_content(error, language),

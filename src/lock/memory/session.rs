@@ -3,7 +3,7 @@
 //! Invariant: a free lock with a waiter that is alive is offered to the first such waiter before
 //! anybody else gets it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -27,6 +27,8 @@ pub(super) struct SessionState {
     watched: HashMap<Arc<str>, Instant>,
     /// The newest turn that replaced all older ones.
     newest_interrupt: Option<Ticket>,
+    /// The claims that an operator has taken out of the queue.
+    pub(super) dequeued: HashSet<ClaimId>,
 }
 
 /// The lock of a session, held or offered.
@@ -46,7 +48,7 @@ pub(super) struct HeldLock {
 pub(super) struct QueuedWaiter {
     id: ClaimId,
     pub(super) token: Token,
-    instance: Arc<str>,
+    pub(super) instance: Arc<str>,
 }
 
 /// One command: its time, its source of fences and tickets, and the messages that it sends when no mutex
@@ -86,6 +88,10 @@ impl SessionState {
     ) -> AcquireReply {
         let options = request.queue;
         let mut holder = self.holder(command.now);
+        if options.is_some() && self.dequeued.contains(&claim.id) {
+            // The message about it got lost.
+            return AcquireReply::Dequeued;
+        }
         if let Some(ticket) = options.and_then(|options| options.ticket)
             && holder.as_ref() != Some(&claim.token)
         {
@@ -270,8 +276,12 @@ impl SessionState {
         self.queue.insert(ticket, waiter);
     }
 
-    fn leave(&mut self, id: ClaimId) {
-        self.queue.retain(|_, waiter| waiter.id != id);
+    /// Removes a waiter from the queue, and gives it; `None` if it isn't there.
+    pub(super) fn leave(&mut self, id: ClaimId) -> Option<QueuedWaiter> {
+        let mut queue = self.queue.iter();
+        let (ticket, _) = queue.find(|(_, waiter)| waiter.id == id)?;
+        let ticket = *ticket;
+        self.queue.remove(&ticket)
     }
 
     /// Removes all waiters whose instances have not watched the queue in time.
@@ -294,8 +304,8 @@ impl SessionState {
         watched.is_some_and(|watched| now < *watched + WAITER_TIMEOUT)
     }
 
-    /// Whether the session has neither holder nor waiters. `newest_interrupt` stays until then, for waiters
-    /// that were replaced and don't know it yet.
+    /// Whether the session has neither holder nor waiters. `newest_interrupt` and `dequeued` stay until then, for
+    /// waiters that were replaced or taken out and don't know it yet.
     pub(super) fn is_over(&mut self, now: Instant) -> bool {
         if self.queue.is_empty() {
             self.watched.clear();

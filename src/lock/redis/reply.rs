@@ -43,6 +43,7 @@ pub(super) fn acquired(value: &Value) -> Option<AcquireOutcome> {
                 LockHolder::new(text(holder)?),
             ),
             [Value::Int(-1)] => AcquireReply::Superseded,
+            [Value::Int(-2)] => AcquireReply::Dequeued,
             [
                 holder,
                 Value::Int(since),

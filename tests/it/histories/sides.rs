@@ -187,6 +187,7 @@ impl Side<'_> {
                 turn.over = true;
                 StoreAnswer::Superseded
             }
+            AcquireReply::Dequeued => panic!("no operator takes turns out"),
         }
     }
 

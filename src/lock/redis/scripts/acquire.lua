@@ -5,7 +5,8 @@
 -- ARGV: token, lease_ms, not_after (µs), dead_token or '', min_age of the dead holder's lock (µs); only if the turn
 --       waits: id, channel, ticket or 0, max_waiters, interrupts (1 or 0)
 -- Reply: the fence; minus the time if the command came too late; {ticket, holder's token} in the queue; {-1} if a
---        newer turn replaced this one; {'took over', one of these replies} if the dead holder lost the lock;
+--        newer turn replaced this one; {-2} if an operator took this one out of the queue; {'took over', one of these
+--        replies} if the dead holder lost the lock;
 --        {holder's token, when it took the lock (µs) or 0, the time (µs), number of waiters} if the lock is busy;
 --        the same with 0 as the token if the queue is full
 --
@@ -72,6 +73,10 @@ local function acquire()
   local holder = current_holder(s)
   read_own('ZCARD', s.queue)
   local newest = tonumber(read_own('HGET', s.waiters, '!') or 0) or 0
+  if id and holder ~= token and read_own('HGET', s.waiters, id) == '-' then
+    -- The message about it got lost.
+    return { -2 }
+  end
   if has_ticket and holder ~= token then
     if ticket < newest then
       -- The message about it got lost.
