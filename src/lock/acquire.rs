@@ -222,6 +222,10 @@ impl PendingClaim<'_> {
             if self.waiting.is_none() || is_hopeless {
                 return Err(error.into());
             }
+            // A store that grants the lock each time, and then fails, must not keep the turn for ever.
+            if limit.is_some_and(|limit| Instant::now() >= limit.end) {
+                return Err(error.into());
+            }
             let outage = outage.get_or_insert(Outage {
                 since: began,
                 pause: RETRY_PAUSE.start,

@@ -21,6 +21,11 @@ const PATIENT: &str = "wait_replicas = 1\ntimeout = \"60s\"\ncrash_recovery = 0"
 
 /// Starts Seriatim on a Redis with one replica, which has all data. Turns have been served.
 async fn start(store: &str) -> (Bench<Redis>, Redis) {
+    start_with(store, "").await
+}
+
+/// Like [`start`], with these options of `[lock]`.
+async fn start_with(store: &str, lock: &str) -> (Bench<Redis>, Redis) {
     let master = Redis::start_with(&["--repl-diskless-sync-delay", "0"]).await;
     let port = master.port().to_string();
     let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &port]).await;
@@ -28,7 +33,7 @@ async fn start(store: &str) -> (Bench<Redis>, Redis) {
     master.command(&["SET", "first", "1", "PX", "1"]).await;
     let confirmed = master.command(&["WAIT", "1", "15000"]).await;
     assert_eq!(confirmed, redis::Value::Int(1), "the replica is there");
-    let config = format!("[lock]\nblocking = true\n{CHAT}");
+    let config = format!("[lock]\nblocking = true\n{lock}{CHAT}");
     let bench = Setup::new(&config).store(store).on(master).await;
     for n in 0..8 {
         let session = format!("first {n}");
@@ -119,6 +124,23 @@ async fn a_turn_whose_lock_no_replica_confirms_is_refused_and_leaves_no_lock() {
     wait_for_async(is_served, "turns are served again").await;
     let is_ready = async || readiness().await.status == 200;
     wait_for_async(is_ready, "the process is ready again").await;
+    bench.wait_until_no_keys().await;
+}
+
+#[tokio::test]
+async fn a_turn_that_waits_while_no_replica_confirms_is_refused_when_its_time_is_over() {
+    let lock = "blocking_timeout = \"2s\"\n";
+    let (bench, replica) = start_with("wait_replicas = 1\ntimeout = \"500ms\"", lock).await;
+    let mut first = bench.hold("s1").await;
+    let mut waiting = begin_turn(bench.app.addr(), "s1", "plain:ok").await;
+    wait_for_queue_length(&bench.redis, "s1", 1).await;
+    replica.stop_cont(true).await;
+    bench.backend.open_gate("s1");
+    assert!(first.answer().await.whole);
+    let answer = waiting.answer().await;
+    assert_error_response("no replica", &answer, 503, "store_unavailable");
+    assert_eq!(bench.backend.turns("s1").len(), 1, "the turn never began");
+    replica.stop_cont(false).await;
     bench.wait_until_no_keys().await;
 }
 

@@ -4,10 +4,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde_json::Value;
 use seriatim::key::SessionKey;
 use seriatim::lock::redis::{RedisAddress, RedisStore};
 use seriatim::lock::{Epoch, Store};
-use serde_json::Value;
 
 use crate::support::app::{App, CHAT, key, wait_for_queue_length, wait_until_no_keys};
 use crate::support::backend::{Backend, event};

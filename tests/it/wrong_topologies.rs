@@ -83,7 +83,7 @@ async fn the_url_to_write_is_told_when_other_servers_answer_than_the_url_says() 
         ),
         (
             format!("redis-sentinel://{node}/mymaster"),
-            "it is not a Sentinel: write",
+            &*write(&cluster_url),
             &cluster_url,
         ),
         (

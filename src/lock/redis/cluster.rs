@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,7 +67,8 @@ struct LinkTable {
 }
 
 /// The pause before a command is sent again that no node executes for the moment.
-const RETRY_PAUSE: Duration = Duration::from_millis(25);
+/// Short at first, because a slot moves within milliseconds, then long enough that many commands are no load.
+const RETRY_PAUSE: Range<Duration> = Duration::from_millis(25)..Duration::from_millis(200);
 
 /// How many times a command is sent on at once: more than that means that two nodes contradict each other.
 const MOST_REDIRECTIONS: u32 = 3;
@@ -102,6 +104,7 @@ impl ClusterWatch {
             label: Arc::clone(&address.label),
             seeds: seeds.collect(),
             map: SlotMap::default(),
+            is_partial: false,
             views: HashMap::new(),
             answered: None,
             known: sender,
@@ -185,12 +188,27 @@ impl ClusterLinks {
     }
 
     /// The connection to the master with this index; `None`: there are fewer.
+    ///
+    /// # Errors
+    /// When some slots have no master, so that those that are there don't have all locks.
     pub(super) async fn link_at(
         &self,
         index: usize,
         give_up: Instant,
     ) -> Result<Option<Arc<RedisConnection>>, StoreError> {
-        Ok(self.table(give_up).await?.links.get(index).cloned())
+        let table = self.table(give_up).await?;
+        match table.map.first_unowned() {
+            Some(slot) => Err(self.unowned(slot)),
+            None => Ok(table.links.get(index).cloned()),
+        }
+    }
+
+    /// The error for a slot that no master has.
+    fn unowned(&self, slot: u16) -> StoreError {
+        let reason = format!(
+            "no node of the cluster has slot {slot}: see what redis-cli --cluster check says"
+        );
+        not_sent(&self.address.label, &reason)
     }
 
     /// Whether there is a master with this index.
@@ -211,7 +229,7 @@ impl ClusterLinks {
         give_up: Instant,
     ) -> Result<(Value, Arc<RedisConnection>), StoreError> {
         let mut redirected = None;
-        let mut redirections = 0;
+        let (mut redirections, mut pause) = (0, RETRY_PAUSE.start);
         loop {
             let (link, is_asking) = match redirected.take() {
                 Some(redirected) => redirected,
@@ -235,7 +253,8 @@ impl ClusterLinks {
             redirections += 1;
             if redirected.is_none() || redirections > MOST_REDIRECTIONS {
                 // Until the map has the node, or the node has the slot.
-                sleep(RETRY_PAUSE).await;
+                sleep(pause).await;
+                pause = (pause * 2).min(RETRY_PAUSE.end);
             }
             if Instant::now() >= give_up {
                 return Err(error);
@@ -253,10 +272,7 @@ impl ClusterLinks {
             return Ok(link);
         }
         let link = self.table(give_up).await?.link(slot);
-        link.ok_or_else(|| {
-            let reason = format!("no node of the cluster has slot {slot}");
-            not_sent(&self.address.label, &reason)
-        })
+        link.ok_or_else(|| self.unowned(slot))
     }
 
     /// The connections, as soon as the masters are known.
@@ -307,6 +323,8 @@ struct ClusterWatcher {
     label: Arc<str>,
     seeds: Vec<RedisNode>,
     map: SlotMap,
+    /// Whether some slots have no node.
+    is_partial: bool,
     /// The last view of each node.
     views: HashMap<RedisNode, ClusterView>,
     /// When a node answered last.
@@ -345,6 +363,15 @@ impl ClusterWatcher {
         if change == MapChange::Nothing {
             return;
         }
+        let unowned = self.map.first_unowned();
+        if let (Some(slot), false) = (unowned, self.is_partial) {
+            tracing::warn!(
+                store = %self.label,
+                slot,
+                "the cluster has slots without a node: their sessions can't be locked"
+            );
+        }
+        self.is_partial = unowned.is_some();
         let map = Arc::new(self.map.clone());
         // Together: whoever hears of a change then asks the new master, and nobody asks it before.
         self.known.send_modify(|known| {
@@ -477,6 +504,7 @@ mod tests {
             label: Arc::clone(&address.label),
             seeds: vec![seed.clone()],
             map: SlotMap::default(),
+            is_partial: false,
             views: HashMap::new(),
             answered: None,
             known: watch::Sender::default(),

@@ -36,6 +36,7 @@ use super::node::{NodeRole, RedisNode};
 use super::reauth::LoginKeeper;
 use super::replicas::ReplicaWait;
 use super::scripts;
+use super::server::RedisServer;
 use super::target::LinkTarget;
 use crate::lock::{MessageHandler, StoreError};
 use crate::metrics::DurationRecorder;
@@ -112,6 +113,8 @@ struct KeptLink {
     /// The messages, if they come over a connection of their own. Ends when that one is lost.
     messages: Option<PubSubStream>,
     replicas: Option<Arc<ReplicaWait>>,
+    /// The place, and the server there. `None`: servers take turns there, or may do so.
+    server: Option<(Box<str>, Box<str>)>,
 }
 
 /// The pause before the next attempt to connect: short enough to be back within a second of Redis's
@@ -186,6 +189,7 @@ impl RedisConnection {
             recorder: &self.times[command as usize],
         };
         let command = build(&self.clock);
+        let mut has_loaded = false;
         loop {
             let sent = async {
                 let sent = match is_asking {
@@ -203,7 +207,7 @@ impl RedisConnection {
                 }
             };
             // After `SCRIPT FLUSH`, or a restart.
-            if error.code() == Some("NOSCRIPT") {
+            if error.code() == Some("NOSCRIPT") && !std::mem::replace(&mut has_loaded, true) {
                 self.load_scripts(&mut up, give_up).await?;
                 continue;
             }
@@ -343,6 +347,15 @@ async fn send_asking(connection: &mut MultiplexedConnection, command: &Cmd) -> R
     Ok(replies.pop().unwrap_or(Value::Nil))
 }
 
+/// Waits until another server has answered at the place of a connection: behind an address that moves, the old one
+/// may still accept writes.
+async fn is_replaced(servers: RedisServer, server: Option<(Box<str>, Box<str>)>) {
+    match server {
+        Some((place, server)) => servers.replaced(place, server).await,
+        None => pending().await,
+    }
+}
+
 /// Keeps the connection logged in. Resolves with the reason when the connection has to be given up.
 async fn keep_login(login: Option<LoginKeeper>, connection: MultiplexedConnection) -> Arc<str> {
     match login {
@@ -403,10 +416,12 @@ impl ConnectionKeeper {
                         listener.handler.on_reconnect();
                     }
                     let target = self.target.clone();
+                    let replaced = is_replaced(self.address.server.clone(), link.server.take());
                     let reason = tokio::select! {
                         reason = self.lost(&mut link.driver, &mut link.messages) => reason,
                         reason = kept => reason,
                         () = target.is_no_longer(Some(&link.node)) => "another server is the master".into(),
+                        () = replaced => "another server answers at its address".into(),
                     };
                     tracing::debug!(store = %self.label, %reason, "reconnecting to the store");
                     self.state.send_replace(LinkState::Connecting);
@@ -441,7 +456,10 @@ impl ConnectionKeeper {
             tracing::warn!(%error, "store not usable");
         }
         *is_down = true;
-        self.address.health.failed(error.clone());
+        // One master of several says nothing of the others. Heartbeats and self-tests do.
+        if !matches!(self.target, LinkTarget::Fixed(_, NodeRole::ClusterNode)) {
+            self.address.health.failed(error.clone());
+        }
         self.state.send_replace(LinkState::Down(error));
     }
 
@@ -460,7 +478,9 @@ impl ConnectionKeeper {
             let mut opened = login::open(&self.address, &node, role, on_push, give_up).await?;
             let place = self.place(role, &node);
             let prepared = self.prepare(place, &node, &mut opened.connection).await;
-            prepared.map_err(|error| not_executed(&node.label, &error))?;
+            let server = prepared.map_err(|error| not_executed(&node.label, &error))?;
+            // Without RESP3 it may be a proxy, which asks any of its servers.
+            let is_one = opened.has_messages;
             let messages = match &self.listener {
                 Some(ChannelListener { channel, .. }) if opened.has_messages => {
                     let subscribed = opened.connection.subscribe(&**channel).await;
@@ -479,6 +499,7 @@ impl ConnectionKeeper {
                 driver: opened.driver,
                 login: opened.keeper,
                 messages,
+                server: is_one.then(|| ((**place).into(), server)),
             })
         };
         tokio::select! {
@@ -504,11 +525,12 @@ impl ConnectionKeeper {
         place: &str,
         node: &RedisNode,
         connection: &mut MultiplexedConnection,
-    ) -> RedisResult<()> {
+    ) -> RedisResult<Box<str>> {
         scripts::load().exec_async(connection).await?;
-        self.address.server.note(place, node, connection).await?;
+        let server = self.address.server.note(place, node, connection).await?;
         let time = connection.send_packed_command(&redis::cmd("TIME")).await?;
-        self.clock.set_from_reply(&time.extract_error()?)
+        self.clock.set_from_reply(&time.extract_error()?)?;
+        Ok(server)
     }
 
     /// Waits until the current connection has to be given up; gives the reason. Passes messages to the listener.

@@ -74,9 +74,11 @@ pub(super) fn not_executed(store: &Arc<str>, error: &RedisError) -> StoreError {
 
 /// The error for a command that was not sent, or not executed because it was late.
 pub(super) fn not_sent(store: &Arc<str>, reason: &str) -> StoreError {
+    // In one line: a server that isn't Redis may have answered anything.
+    let lines: Vec<_> = reason.lines().map(str::trim).collect();
     StoreError::NotSent {
         store: Arc::clone(store),
-        reason: reason.into(),
+        reason: lines.join(" ").into(),
     }
 }
 

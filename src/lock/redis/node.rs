@@ -74,7 +74,7 @@ impl ServerHello {
         match (role, &*self.mode) {
             (Sentinel, "sentinel") | (ClusterNode, "cluster") => Ok(()),
             (ClusterNode | Sentinel, "") => Ok(()),
-            (Single | Master, "cluster") => Err(format!(
+            (Single | Master | Sentinel, "cluster") => Err(format!(
                 "it is a node of a Redis Cluster: write {}{address} in store.url",
                 node.endpoint.scheme("cluster"),
             )),

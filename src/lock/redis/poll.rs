@@ -76,6 +76,10 @@ impl TopologyPoll {
     pub(super) fn ask_only(&mut self, nodes: impl Iterator<Item = RedisNode>) {
         let mut before = std::mem::take(&mut self.tasks);
         for node in nodes {
+            // A node of the URL may be a master, too.
+            if self.tasks.contains_key(&node) {
+                continue;
+            }
             let task = before.remove(&node).unwrap_or_else(|| {
                 let asking = PolledServer {
                     address: self.address.clone(),
@@ -189,5 +193,33 @@ impl PolledServer {
             }
         }
         Ok(connection)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::url::RedisEndpoint;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_is_named_twice_is_asked_by_one_task_that_goes_on() {
+        crate::time_limit::limit_this_test();
+        let address = RedisAddress::parse("redis://127.0.0.1:1", Duration::from_secs(60));
+        let question = TopologyQuestion {
+            commands: redis::pipe(),
+            role: NodeRole::ClusterNode,
+            channel: None,
+        };
+        let address = address.expect("a URL");
+        let (mut poll, _inbox) = TopologyPoll::new(&address, question, watch::channel(()).1);
+        let endpoint = RedisEndpoint::at("127.0.0.1".into(), 1, false).expect("an endpoint");
+        let node = RedisNode::new(endpoint, 0);
+        let mut tasks = Vec::new();
+        for _ in 0..3 {
+            poll.ask_only([node.clone(), node.clone()].into_iter());
+            tasks.extend(poll.tasks.values().map(|task| task.abort_handle().id()));
+        }
+        assert_eq!(poll.asked(), 1, "one server");
+        assert!(tasks.iter().all(|task| *task == tasks[0]), "{tasks:?}");
     }
 }

@@ -49,6 +49,8 @@ impl RedisServer {
     /// that does not tell its `run_id` counts as the same as before, unless its address is another one: behind
     /// Sentinels, the place of all masters is the same.
     ///
+    /// Gives what identifies the server.
+    ///
     /// # Errors
     /// When the connection breaks.
     pub(super) async fn note(
@@ -56,14 +58,14 @@ impl RedisServer {
         label: &str,
         node: &RedisNode,
         connection: &mut MultiplexedConnection,
-    ) -> RedisResult<()> {
+    ) -> RedisResult<Box<str>> {
         let asked = scripts::SERVER.call([].into_iter(), 0);
         let reply = connection.send_packed_command(&asked).await;
         let error = match reply.and_then(Value::extract_error) {
             Ok(reply) => match reply::text(&reply) {
                 Some(run_id) => {
                     self.set(label, run_id);
-                    return Ok(());
+                    return Ok(run_id.into());
                 }
                 None => "INFO has no run_id".to_owned(),
             },
@@ -77,7 +79,19 @@ impl RedisServer {
             );
         }
         self.set(label, &node.label);
-        Ok(())
+        Ok((*node.label).into())
+    }
+
+    /// Waits until another server than this one has answered at the place. Cancel-safe.
+    pub(super) async fn replaced(self, place: Box<str>, server: Box<str>) {
+        let mut changes = self.changes();
+        let is_another = |_: &Option<Instant>| {
+            let places = self.0.places.lock();
+            let known = places.get(&place).and_then(|known| known.run_id.as_deref());
+            known.is_some_and(|known| *known != *server)
+        };
+        // The sender lives as long as `self`.
+        let _ = changes.wait_for(is_another).await;
     }
 
     fn set(&self, place: &str, run_id: &str) {
@@ -103,6 +117,11 @@ impl RedisServer {
         self.0.changed.send_replace(now);
     }
 
+    /// Whether any server has answered yet.
+    pub(super) fn has_answered(&self) -> bool {
+        !self.0.places.lock().is_empty()
+    }
+
     /// When the server at this place was last found to be another one; `None`: never.
     pub(super) fn changed(&self, place: &str) -> Option<Instant> {
         self.0.places.lock().get(place)?.changed
@@ -117,6 +136,21 @@ impl RedisServer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_connection_hears_that_another_server_answers_at_its_place() {
+        crate::time_limit::limit_this_test();
+        let server = RedisServer::default();
+        server.set("h", "a");
+        server.set("other", "x");
+        let replaced = tokio::spawn(server.clone().replaced("h".into(), "a".into()));
+        server.set("other", "y");
+        tokio::task::yield_now().await;
+        assert!(!replaced.is_finished(), "another place does not matter");
+        server.set("h", "b");
+        replaced.await.expect("the connection is told");
+        server.clone().replaced("h".into(), "a".into()).await;
+    }
 
     #[test]
     fn a_change_is_seen_when_another_server_answers() {

@@ -156,6 +156,11 @@ impl SlotMap {
         owner.map(usize::from)
     }
 
+    /// The first slot that no master owns; `None`: each has one.
+    pub(super) fn first_unowned(&self) -> Option<u16> {
+        (0..SLOTS).find(|slot| self.owner(*slot).is_none())
+    }
+
     /// The index of the master that a redirection names.
     pub(super) fn find(&self, host: &str, port: u16) -> Option<usize> {
         let is_it = |master: &ClusterMaster| {

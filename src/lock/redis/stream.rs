@@ -68,11 +68,17 @@ pub(super) fn login_error(
     }
     let reason = match &node.endpoint {
         RedisEndpoint::Tls { name, .. } => address.tls.login_failure(error, name),
-        RedisEndpoint::Tcp { .. } => format!(
-            "the connection was lost while logging in: {error}; if Redis has TLS at this port, write rediss:// \
-             in place of redis://"
-        ),
-        RedisEndpoint::Socket(_) => format!("the connection was lost while logging in: {error}"),
+        // A server that has answered before has not changed its TLS: it has just ended.
+        RedisEndpoint::Tcp { .. } if !address.server.has_answered() => {
+            let (tls, plain) = address.url.schemes();
+            format!(
+                "the connection was lost while logging in: {error}; if Redis has TLS at this port, write {tls} \
+                 in place of {plain}"
+            )
+        }
+        RedisEndpoint::Tcp { .. } | RedisEndpoint::Socket(_) => {
+            format!("the connection was lost while logging in: {error}")
+        }
     };
     not_sent(&node.label, &reason)
 }

@@ -209,6 +209,16 @@ impl RedisUrl {
         }
     }
 
+    /// How such a URL begins with TLS, and without.
+    pub(super) fn schemes(&self) -> (String, String) {
+        let kind = match self.topology {
+            RedisTopology::Single(_) => "",
+            RedisTopology::Sentinel { .. } => "-sentinel",
+            RedisTopology::Cluster(_) => "-cluster",
+        };
+        (format!("rediss{kind}://"), format!("redis{kind}://"))
+    }
+
     /// Whether the URL has a password.
     pub fn has_password(&self) -> bool {
         self.password.is_some()
