@@ -16,7 +16,9 @@ pub use cors::{AllowedOrigin, CorsConfig};
 pub use errors::{ErrorLanguage, ErrorsConfig};
 pub use limits::{Limits, Timeouts};
 use listen::{ListenAddress, TlsConfig, TlsFiles};
-pub use lock::{LockConfig, NestedCalls, OnDisconnect, OnMalformed, OnMissing};
+pub use lock::{
+    EventName, EventNameError, LockConfig, NestedCalls, OnDisconnect, OnMalformed, OnMissing, StreamKind,
+};
 pub use log::{LogConfig, LogFormat, LogIds};
 use option::{Options, options};
 use problem::{Problem, Problems, path_in};

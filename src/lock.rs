@@ -62,6 +62,7 @@ mod self_test;
 mod store;
 mod store_health;
 mod store_lock;
+mod wait_place;
 
 pub use self::redis::{RedisTls, RedisUrl, RedisUrlError};
 pub use crate::outcome::{LockLoss, UnprotectedReason};
@@ -84,6 +85,7 @@ pub use store::{
     OFFER_TTL, QUEUE_TTL, QueueOptions, QueueState, ScanCursor, ScanPage, Store, StoreError,
     StoreFuture, Ticket, WAITER_TIMEOUT, WatchedQueue, Withdrawal,
 };
+pub use wait_place::WaitPlace;
 pub use store_health::{StoreHealth, StoreProblem, TestFailure};
 
 /// A duration in whole milliseconds, the unit of the stores and of operators' output.

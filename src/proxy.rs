@@ -5,15 +5,17 @@
 
 use std::iter;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::CONNECTION;
+use http::header::{ACCEPT_ENCODING, CONNECTION};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, Version};
-use http_body::Body;
-use http_body_util::{Either, Full};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
 use tokio_util::task::TaskTracker;
 
@@ -30,6 +32,7 @@ use end::{End, leave};
 use exchange::Exchange;
 use forward::headers::{self, RequestIds};
 use forward::upgrade::{self, UpgradeRequest};
+use keep_alive::{EarlyResponse, SilenceFiller};
 use forward::{Backend, BackendBody, Backends, OutgoingBody, ResponseTimeout, Upload};
 use orphan::Orphans;
 use record::{RequestRecord, RouteSinks, record_rejected};
@@ -44,6 +47,7 @@ pub use explain::{
     UnmetCondition, explain,
 };
 pub use record::{RecordSinks, SessionWatch};
+pub use keep_alive::WaitingBody;
 pub use stream::{GuardedBody, ResponseAborted};
 
 mod acquire;
@@ -53,6 +57,7 @@ mod end;
 mod exchange;
 mod explain;
 mod forward;
+mod keep_alive;
 mod orphan;
 mod record;
 mod refusal;
@@ -61,8 +66,15 @@ mod session;
 mod stream;
 mod tunnel;
 
-/// The body of a response: of an error response, or of the backend's response with the turn's lock.
-pub type ProxyBody = Either<Full<Bytes>, GuardedBody>;
+/// The body of a response.
+pub enum ProxyBody {
+    /// Of an error response, or of one without a body.
+    Whole(Full<Bytes>),
+    /// Of the backend's response, with the turn's lock.
+    Guarded(GuardedBody),
+    /// Of a response that began before its turn.
+    Waiting(Box<WaitingBody>),
+}
 
 /// Serves requests by one configuration. Each worker has its own, for its connections to the backends
 /// belong to its runtime.
@@ -74,6 +86,8 @@ pub struct Proxy {
     tunnels: Tunnels,
     sinks: Arc<RouteSinks>,
     cors: CorsPolicy,
+    /// Whether any route keeps its waiting clients.
+    keeps_alive: bool,
     shared: WorkerShared,
 }
 
@@ -97,6 +111,17 @@ struct WorkerShared {
     /// The tasks of turns that the worker waits for before it ends.
     tasks: TaskTracker,
     drain: DrainWatch,
+}
+
+/// A request that was just read.
+struct AskedTurn<'t> {
+    client: &'t ClientConnection,
+    head: Parts,
+    body: ClientBody,
+    upgrade: Option<UpgradeRequest>,
+    early: Option<&'t EarlyResponse>,
+    /// The language of an error.
+    language: SentenceLanguage,
 }
 
 /// A request whose route and session are known.
@@ -165,6 +190,7 @@ impl Proxy {
             tunnels: Tunnels::new(tasks.clone(), drain.clone()),
             sinks: Arc::new(shared.process.sinks.for_config(&config)),
             cors: CorsPolicy::new(Arc::clone(&config), shared.process.cors.clone()),
+            keeps_alive: config.turns().any(|turn| turn.lock.keep_alive.is_some()),
             config,
             shared,
         }
@@ -173,9 +199,37 @@ impl Proxy {
     /// Serves one request. Dropping the future leaves the backend, gives back the lock and finishes the
     /// record, or hands them over if the turn goes on without its client.
     pub async fn handle(
+        self: Arc<Self>,
+        client: ClientConnection,
+        request: Request<ClientBody>,
+    ) -> Response<ProxyBody> {
+        let early = self.keeps_alive.then(|| EarlyResponse::for_request(&request)).flatten();
+        let Some(early) = early else {
+            return self.answer(&client, request, None).await;
+        };
+        let origin = RequestOrigin::from_headers(request.method(), request.headers());
+        let (proxy, asked) = (Arc::clone(&self), early.clone());
+        let turn = Box::pin(async move { proxy.answer(&client, request, Some(&asked)).await });
+        match early.response(turn).await {
+            Ok(response) => response,
+            Err(waiting) => {
+                let mut headers = WaitingBody::headers();
+                if let Some(origin) = &origin {
+                    self.cors.add_to(&mut headers, origin, Some(waiting.route()));
+                }
+                let mut response = Response::new(ProxyBody::Waiting(Box::new(waiting)));
+                *response.headers_mut() = headers;
+                response
+            }
+        }
+    }
+
+    /// Serves one request, for which `early` may ask for a response before its own; `None`: it may not.
+    async fn answer(
         &self,
         client: &ClientConnection,
         request: Request<ClientBody>,
+        early: Option<&EarlyResponse>,
     ) -> Response<ProxyBody> {
         // The idle timeout after the response before this request no longer applies.
         client.bounds.lift();
@@ -195,8 +249,16 @@ impl Proxy {
         let mut record =
             RequestRecord::begin(&head, request_id, client.bounds.clone(), &self.sinks);
         let mut format = ErrorFormat::default();
+        let asked = AskedTurn {
+            client,
+            head,
+            body,
+            upgrade,
+            early,
+            language,
+        };
         // Boxed, because hyper moves a request's future several times before it is polled.
-        let turn = Box::pin(self.turn(client, head, body, upgrade, &mut record, &mut format));
+        let turn = Box::pin(self.turn(asked, &mut record, &mut format));
         match turn.await {
             Ok(answered) => {
                 if let Some(origin) = &origin {
@@ -215,11 +277,15 @@ impl Proxy {
                     headers.insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 let bytes = response.body().len() as u64;
-                record.finish_refused(&refusal, response.status().as_u16(), bytes);
+                let told = match early.is_some_and(EarlyResponse::has_begun) {
+                    true => StatusCode::OK,
+                    false => response.status(),
+                };
+                record.finish_refused(&refusal, told.as_u16(), bytes);
                 // The client has time to read the response, but not for ever.
                 let idle_stream = self.config.timeouts.idle_stream;
                 client.bounds.end_when_silent(idle_stream);
-                response.map(|body| Either::Left(Full::new(body)))
+                response.map(|body| ProxyBody::Whole(Full::new(body)))
             }
         }
     }
@@ -248,13 +314,18 @@ impl Proxy {
     /// From the request to the head of the backend's response, and the lock that its turn holds.
     async fn turn(
         &self,
-        client: &ClientConnection,
-        mut head: Parts,
-        body: ClientBody,
-        upgrade: Option<UpgradeRequest>,
+        asked: AskedTurn<'_>,
         record: &mut RequestRecord,
         format: &mut ErrorFormat,
     ) -> Result<AnsweredTurn, Refusal> {
+        let AskedTurn {
+            client,
+            mut head,
+            body,
+            upgrade,
+            early,
+            language,
+        } = asked;
         if self.shared.drain.is_draining() {
             return Err(Refusal::Draining);
         }
@@ -282,8 +353,16 @@ impl Proxy {
                 turn,
                 headers: &head.headers,
                 callers: head.extensions.get(),
+                early: early.filter(|_| upgrade.is_none() && keep_alive::reads_events(&turn.lock, &head)),
+                format,
+                language,
             };
             held = Some(lock.acquire(key, &mut body, record).await?);
+        }
+        let has_begun = early.is_some_and(EarlyResponse::has_begun);
+        if has_begun {
+            // What the client got says nothing of an encoding.
+            head.headers.remove(ACCEPT_ENCODING);
         }
         let lock = locked.filter(|_| held.is_some());
         let lock = lock.map(|(_, turn)| &turn.lock);
@@ -297,8 +376,9 @@ impl Proxy {
         let timeout = ResponseTimeout::new(limit, limits, &mut body);
         let upgrade = upgrade.filter(|_| backend.can_upgrade());
         let (lock, wanted) = (held.as_ref(), upgrade.as_ref());
+        let interim = client.interim().filter(|_| !has_begun);
         let request =
-            exchange::for_backend(head, body, client, &backend, lock, wanted, record).await;
+            exchange::for_backend(head, body, client, interim, &backend, lock, wanted, record).await;
         let exchange = Exchange {
             backend: &backend,
             drain: &self.shared.drain,
@@ -441,6 +521,7 @@ impl Proxy {
         }
         let idle_stream = self.config.timeouts.idle_stream;
         client.bounds.end_when_silent(idle_stream);
+        let keep_alive = record.keep_alive();
         if let Some(upgraded) = upgraded {
             let backend = hyper::upgrade::on(&mut response);
             let (head, body) = response.into_parts();
@@ -451,12 +532,14 @@ impl Proxy {
                 is_websocket: upgrade::is_websocket(&head.headers),
             };
             self.tunnels.run(ends, held, record);
-            return Response::from_parts(head, Either::Left(Full::default()));
+            return Response::from_parts(head, ProxyBody::Whole(Full::default()));
         }
         let (head, body) = response.into_parts();
-        let mut body = GuardedBody::new(body, held, orphans, record);
+        let filler = keep_alive.filter(|_| keep_alive::is_open_stream(&head));
+        let filler = filler.map(|interval| SilenceFiller::new(interval, idle_stream));
+        let mut body = GuardedBody::new(body, held, orphans, record, filler);
         body.release_if_empty().await;
-        Response::from_parts(head, Either::Right(body))
+        Response::from_parts(head, ProxyBody::Guarded(body))
     }
 }
 
@@ -484,6 +567,41 @@ fn reject(
     response
 }
 
+impl Body for ProxyBody {
+    type Data = Bytes;
+    type Error = ResponseAborted;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseAborted>>> {
+        match self.get_mut() {
+            Self::Whole(body) => {
+                let frame = Pin::new(body).poll_frame(cx);
+                frame.map_err(|never| match never {})
+            }
+            Self::Guarded(body) => Pin::new(body).poll_frame(cx),
+            Self::Waiting(body) => Pin::new(&mut **body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(body) => body.is_end_stream(),
+            Self::Guarded(body) => body.is_end_stream(),
+            Self::Waiting(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(body) => body.size_hint(),
+            Self::Guarded(body) => body.size_hint(),
+            Self::Waiting(body) => body.size_hint(),
+        }
+    }
+}
+
 /// Serves each request by the configuration that is in force when it begins.
 impl Serve for Arc<ArcSwap<Proxy>> {
     type Body = ProxyBody;
@@ -494,7 +612,7 @@ impl Serve for Arc<ArcSwap<Proxy>> {
         request: Request<ClientBody>,
     ) -> impl Future<Output = Response<ProxyBody>> + Send + 'static {
         let proxy = self.load_full();
-        async move { proxy.handle(&client, request).await }
+        proxy.handle(client, request)
     }
 
     fn refuse(&self, _: Option<IpAddr>, rejected: &RejectedRequest) -> Response<Bytes> {

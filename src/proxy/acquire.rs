@@ -1,20 +1,25 @@
 //! How a turn gets its lock, and what happens to its body while it waits.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::body_timer::BodyLimits;
 use super::forward::{OutgoingBody, ReadAheadLimit};
 use super::record::RequestRecord;
-use super::refusal::{BusyReason, Refusal};
+use super::keep_alive::{EarlyResponse, WaitingTurn};
+use super::refusal::{BusyReason, ErrorFormat, Refusal, SentenceLanguage};
 use crate::budget::Budget;
 use crate::config::{Config, NestedCalls, TurnConfig};
 use crate::drain::DrainWatch;
 use crate::key::SessionKey;
-use crate::lock::{AcquireError, CallChain, LockGuard, LockLoss, Locks, TurnTag};
+use crate::lock::{
+    AcquireError, CallChain, LockGuard, LockLoss, Locks, TurnTag, WaitPlace,
+};
 use crate::trace::{self, TurnTrace};
 
 /// What a turn needs to get its lock.
@@ -31,6 +36,11 @@ pub(super) struct TurnLock<'t> {
     pub(super) headers: &'t HeaderMap,
     /// The turns that wait for the request; `None`: no turn does.
     pub(super) callers: Option<&'t CallChain>,
+    /// Where the turn may ask for a response before its own; `None`: its client reads no event stream.
+    pub(super) early: Option<&'t EarlyResponse>,
+    /// The format and the language of an error.
+    pub(super) format: &'t ErrorFormat,
+    pub(super) language: SentenceLanguage,
 }
 
 /// After how long a turn counts as waiting, so that its body is read ahead or may be taken back. Taking
@@ -69,8 +79,12 @@ impl TurnLock<'_> {
         record.lock_asked();
         let (locks, request_id) = (self.locks, &record.request_id);
         let callers = self.callers();
-        let acquiring = locks.acquire(key, self.route, request_id, &callers, &lock.options);
+        let early = self.early.zip(lock.keep_alive);
+        let place = early.map(|_| Arc::<WaitPlace>::default());
+        let (route, options) = (self.route, &lock.options);
+        let acquiring = locks.acquire(key, route, request_id, &callers, options, place.as_ref());
         let acquired = if lock.options.blocking {
+            let keeping = self.keep_client(early, place.as_ref());
             let mut drain = self.drain.clone();
             let waiting = async {
                 sleep(WAITS_AFTER).await;
@@ -86,10 +100,14 @@ impl TurnLock<'_> {
                     record.lock_refused();
                     return Err(Refusal::Session(error.into()));
                 }
+                never = keeping => match never {},
             }
         } else {
             acquiring.await
         };
+        if self.early.is_some_and(EarlyResponse::wait_ended) {
+            record.response_began_early();
+        }
         match acquired {
             Ok(held) => {
                 record.lock_granted(&held);
@@ -103,6 +121,28 @@ impl TurnLock<'_> {
                 Err(self.refusal(error))
             }
         }
+    }
+
+    /// Asks for an early response when the turn has waited for long enough. Never ends.
+    async fn keep_client(
+        &self,
+        early: Option<(&EarlyResponse, Duration)>,
+        place: Option<&Arc<WaitPlace>>,
+    ) -> Infallible {
+        if let (Some((early, interval)), Some(place)) = (early, place) {
+            let since = Instant::now();
+            sleep(interval).await;
+            early.want(WaitingTurn {
+                interval,
+                event: self.turn.lock.queue_events.clone(),
+                place: Arc::clone(place),
+                since,
+                route: self.route.into(),
+                format: self.format.clone(),
+                language: self.language,
+            });
+        }
+        pending().await
     }
 
     /// The turns that wait for the request. The id of its trace may be one of them, or that of any other trace.

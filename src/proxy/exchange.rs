@@ -27,7 +27,7 @@ use super::orphan::Orphans;
 use super::record::RequestRecord;
 use super::refusal::Refusal;
 use crate::drain::DrainWatch;
-use crate::listen::ClientConnection;
+use crate::listen::{ClientConnection, InterimResponses};
 use crate::lock::LockGuard;
 
 /// A request on its way to its backend.
@@ -52,11 +52,12 @@ struct DetachableRequest<'t> {
 
 /// Turns the head and the body of a client's request into a request for `backend`. `held` is the turn's lock,
 /// and `upgrade` the protocol to which the connection is to switch. Interim responses of the backend pass to
-/// the client.
+/// the client through `interim`.
 pub(super) async fn for_backend(
     mut head: Parts,
     body: OutgoingBody,
     client: &ClientConnection,
+    interim: Option<InterimResponses>,
     backend: &Backend,
     held: Option<&LockGuard>,
     upgrade: Option<&UpgradeRequest>,
@@ -77,7 +78,6 @@ pub(super) async fn for_backend(
     }
     let mut request = Request::from_parts(head, body);
     // HTTP/1.0 has no interim responses.
-    let interim = client.interim();
     if let Some(interim) = interim.filter(|_| version == Version::HTTP_11 && backend.can_upgrade())
     {
         pass_interim(&mut request, move |status, headers| {

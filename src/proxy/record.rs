@@ -56,6 +56,8 @@ pub(super) struct RequestRecord {
     no_session: Option<SessionError>,
     /// The status of the response; `None`: there was none.
     status: Option<u16>,
+    /// Whether the response began while its turn waited.
+    is_early: bool,
     /// What went wrong, for the operator.
     error: Option<String>,
     /// How the lock was lost; `None`: it wasn't.
@@ -114,6 +116,7 @@ impl RequestRecord {
             key: None,
             no_session: None,
             status: None,
+            is_early: false,
             error: None,
             loss: None,
             granted_at: None,
@@ -146,6 +149,11 @@ impl RequestRecord {
     /// The name of the route that took the request; `None`: no route, or none yet.
     pub(super) fn route_name(&self) -> Option<&str> {
         self.route.as_deref().map(|route| &*route.name)
+    }
+
+    /// The time of silence after which the client of the route gets a comment; `None`: never.
+    pub(super) fn keep_alive(&self) -> Option<Duration> {
+        self.route.as_deref()?.turn.as_ref()?.lock.keep_alive
     }
 
     /// Notes which lock the request needs, and gives its session. A route whose requests name none is warned of.
@@ -213,6 +221,11 @@ impl RequestRecord {
             (None, Some(turn)) => turn.add_to(headers),
             (None, None) => {}
         }
+    }
+
+    /// Notes that the response began while its turn waited.
+    pub(super) fn response_began_early(&mut self) {
+        self.is_early = true;
     }
 
     /// Notes that the head of the backend's response has arrived.

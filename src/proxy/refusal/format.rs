@@ -7,10 +7,11 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::language::SentenceLanguage;
 use crate::config::{BusyConfig, BusyFormat};
 
 /// The format of error responses to one request. The default is for requests whose route takes no lock.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::proxy) struct ErrorFormat {
     format: BusyFormat,
     /// Whether the response has status 200, and only the body has the error's status.
@@ -88,6 +89,27 @@ impl ErrorFormat {
         } else {
             status
         }
+    }
+
+    /// The body of the error for a client that waits for an event stream, and whose backend answered something else:
+    /// with this status, and a body that begins with `text`.
+    pub(in crate::proxy) fn backend_error(
+        &self,
+        status: StatusCode,
+        text: &str,
+        language: SentenceLanguage,
+    ) -> Vec<u8> {
+        let status = match status.is_client_error() || status.is_server_error() {
+            true => status,
+            false => StatusCode::BAD_GATEWAY,
+        };
+        let content = ContractBody {
+            success: false,
+            error: language.pick("智能体没有返回事件流", "The agent gave no event stream"),
+            detail: text,
+            status_code: status.as_u16(),
+        };
+        self.body(&content, "upstream_answer")
     }
 
     /// The response's body; `reason` is the word of the outcome.
