@@ -42,6 +42,7 @@ mod login;
 mod node;
 mod poll;
 mod reauth;
+mod replicas;
 mod reply;
 mod routes;
 mod scripts;
@@ -241,6 +242,7 @@ impl Store for RedisStore {
             .call(&scripts::ACQUIRE, CLAIM_BYTES);
         let waits = request.queue.is_some();
         let channel = waits.then(|| self.names.instance(&claim.instance));
+        let names = self.names.clone();
         Box::pin(async move {
             let attempt = |clock: &RedisClock| {
                 let not_after = clock.at(Instant::now() + routes.timeout() + CLOCK_SLACK);
@@ -266,6 +268,10 @@ impl Store for RedisStore {
                             // A fence is Redis's time, or larger after the clock was set back. Then the
                             // estimate is ahead until the next reply, and doubts last longer.
                             link.clock().set(fence);
+                        }
+                        if reply.is_granted() && link.waits_for_replicas() {
+                            let key = names.confirmation(&claim.key);
+                            routes.confirm(&link, key).await?;
                         }
                         return Ok(reply);
                     }

@@ -220,6 +220,14 @@ pub enum StoreError {
         /// The store's address, without the password.
         store: Arc<str>,
     },
+    /// The store granted the lock, but too few of its replicas confirmed it.
+    #[error("the store at {store} granted the lock, but its replicas did not confirm it: {reason}")]
+    Unconfirmed {
+        /// The store's address, without the password.
+        store: Arc<str>,
+        /// How many replicas are missing, or why they can't be asked.
+        reason: Arc<str>,
+    },
     /// The store was not asked, because it has no heartbeat of this instance.
     #[error("this instance has no heartbeat in the store: {reason}")]
     NoHeartbeat {
@@ -361,6 +369,19 @@ impl FromStr for ScanCursor {
     }
 }
 
+// === impl AcquireReply ===
+
+impl AcquireReply {
+    /// Whether the claim holds the lock.
+    pub(super) fn is_granted(&self) -> bool {
+        match self {
+            Self::Granted(_) => true,
+            Self::TookOver(reply) => reply.is_granted(),
+            Self::Busy(_) | Self::Waiting(..) | Self::QueueFull | Self::Superseded => false,
+        }
+    }
+}
+
 // === impl StoreError ===
 
 impl StoreError {
@@ -373,13 +394,19 @@ impl StoreError {
             | Self::Refused { .. }
             | Self::NoHeartbeat { .. }
             | Self::NameTaken => true,
-            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Unreadable { .. } => false,
+            Self::Unreachable { .. }
+            | Self::TimedOut { .. }
+            | Self::Unreadable { .. }
+            | Self::Unconfirmed { .. } => false,
         }
     }
 
     /// Whether the store answered, so that an operator has to change something.
     pub(super) fn was_answered(&self) -> bool {
-        matches!(self, Self::Refused { .. } | Self::Unreadable { .. })
+        matches!(
+            self,
+            Self::Refused { .. } | Self::Unreadable { .. } | Self::Unconfirmed { .. }
+        )
     }
 
     /// Whether a turn may do without the store, if it is configured so. With the name of another process it may

@@ -437,6 +437,9 @@ fn store_detail(error: &StoreError) -> String {
             format!("the lock store answered: {kind}")
         }
         StoreError::Unreadable { .. } => "the lock store's reply can't be read".into(),
+        StoreError::Unconfirmed { .. } => {
+            "the replicas of the lock store did not confirm the lock".into()
+        }
         StoreError::NoHeartbeat { .. } => {
             "the lock store does not take this server for alive".into()
         }

@@ -25,8 +25,9 @@ use crate::support::redis::Redis;
 use crate::support::sentinel_redis::SentinelRedis;
 use crate::support::{wait_for, wait_for_async};
 
-/// Runs each rule of the contract against the memory store, and against Redis: one server without and with TLS,
-/// a master behind Sentinels, and clusters of three shards and of one. `RULES` has the rules for other tests.
+/// Runs each rule of the contract against the memory store, and against Redis: one server without and with TLS and
+/// with RESP2, a master behind Sentinels, and clusters of three shards and of one. `RULES` has the rules for other
+/// tests.
 macro_rules! store_contract {
     ($($rule:ident),* $(,)?) => {
         pub(super) const RULES: &[crate::store_contract::Rule] = &[$(crate::store_contract::Rule {
@@ -72,6 +73,14 @@ macro_rules! store_contract {
             $(#[tokio::test]
             async fn $rule() {
                 crate::store_contract::on_one_shard(super::$rule).await;
+            })*
+        }
+        mod redis_with_resp2 {
+            $(#[tokio::test]
+            async fn $rule() {
+                let redis = crate::support::redis::Redis::start_without_hello(&[]).await;
+                let redis = std::sync::Arc::new(redis);
+                super::$rule(crate::store_contract::StoreSetup::on_redis(&redis).await).await;
             })*
         }
     };

@@ -26,7 +26,6 @@ pub struct RedisAddress {
     /// How connections to Sentinels log in.
     sentinel_login: SentinelLogin,
     /// How many replicas of Redis must confirm a lock before its turn begins.
-    #[expect(dead_code, reason = "acquisitions don't wait for replicas yet")]
     pub(super) wait_replicas: u32,
     /// What connections with TLS trust and present.
     pub(super) tls: TlsClient,
@@ -197,7 +196,7 @@ async fn login_as(
     password: Option<&str>,
     file: Option<&PasswordSource>,
 ) -> Result<RedisConnectionInfo, Arc<SecretError>> {
-    // RESP3, because its connections report when they are lost.
+    // RESP3, because its connections carry messages as well.
     let mut login = RedisConnectionInfo::default()
         .set_protocol(ProtocolVersion::RESP3)
         .set_skip_set_lib_name();

@@ -6,6 +6,7 @@ use crate::metrics::{DurationRecorder, Metrics};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StoreCommand {
     Acquire,
+    Confirm,
     Release,
     Withdraw,
     Extend,
@@ -29,6 +30,7 @@ impl StoreCommand {
     /// All commands with their names, each at its own index.
     const NAMES: [(Self, &'static str); Self::COUNT] = [
         (Self::Acquire, "acquire"),
+        (Self::Confirm, "confirm"),
         (Self::Release, "release"),
         (Self::Withdraw, "withdraw"),
         (Self::Extend, "extend"),

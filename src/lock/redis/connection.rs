@@ -16,9 +16,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
+use futures_util::StreamExt;
+use redis::aio::{MultiplexedConnection, PubSubStream};
 use redis::{Cmd, PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -26,11 +28,13 @@ use super::address::RedisAddress;
 use super::clock::RedisClock;
 use super::command::StoreCommand;
 use super::error::{
-    Redirection, is_not_writable, not_executed, not_sent, redirection, server_error, unreadable,
+    Redirection, is_not_writable, not_executed, not_sent, of_server, redirection, server_error,
+    unconfirmed, unreadable,
 };
-use super::login::{self, NodeConnection};
+use super::login;
 use super::node::{NodeRole, RedisNode};
 use super::reauth::LoginKeeper;
+use super::replicas::ReplicaWait;
 use super::scripts;
 use super::sentinel::MasterWatch;
 use crate::lock::{MessageHandler, StoreError};
@@ -95,14 +99,28 @@ enum LinkState {
 struct LinkConnected {
     connection: MultiplexedConnection,
     number: u64,
+    /// What lets replicas of the same server confirm locks; `None`: they need not.
+    replicas: Option<Arc<ReplicaWait>>,
 }
 
-/// What the keeper learns about the connection with this number.
+/// What the keeper learns about a connection.
 enum LinkReport {
-    /// The connection has to be given up.
+    /// The connection with this number has to be given up.
     Useless { number: u64, reason: Arc<str> },
-    /// The connection received a push: a message, or the end of the connection.
-    Pushed { number: u64, info: PushInfo },
+    /// A connection, perhaps an earlier one, received a push: a message, or one of another kind.
+    Pushed(PushInfo),
+}
+
+/// The current connection, as its keeper has it.
+struct KeptLink {
+    node: RedisNode,
+    connection: MultiplexedConnection,
+    /// The task that reads and writes. It ends when the connection is lost.
+    driver: JoinHandle<()>,
+    login: Option<LoginKeeper>,
+    /// The messages, if they come over a connection of their own. Ends when that one is lost.
+    messages: Option<PubSubStream>,
+    replicas: Option<Arc<ReplicaWait>>,
 }
 
 /// The pause before the next attempt to connect: short enough to be back within a second of Redis's
@@ -212,6 +230,30 @@ impl RedisConnection {
                 },
             };
             return Err(LinkError { error, redirection });
+        }
+    }
+
+    /// Whether replicas have to confirm a lock before its turn begins.
+    pub(super) fn waits_for_replicas(&self) -> bool {
+        self.address.wait_replicas > 0
+    }
+
+    /// Waits until enough replicas of the server have what was written before. `key` is one that nobody uses, on the
+    /// same server as the lock.
+    ///
+    /// # Errors
+    /// When they don't have it at `give_up`, or the server can't be asked.
+    pub(super) async fn confirm(&self, key: String, give_up: Instant) -> Result<(), StoreError> {
+        let _timed = TimedCommand {
+            began: Instant::now(),
+            recorder: &self.times[StoreCommand::Confirm as usize],
+        };
+        let up = self.up(give_up).await;
+        // The lock was granted, whatever happens to this command.
+        let up = up.map_err(|error| unconfirmed(&self.label, &of_server(&error)))?;
+        match up.replicas {
+            Some(replicas) => replicas.confirm(key, give_up).await,
+            None => Ok(()),
         }
     }
 
@@ -374,30 +416,25 @@ impl ConnectionKeeper {
             self.number = self.numbers.last.fetch_add(1, Ordering::Relaxed) + 1;
             let give_up = Instant::now() + self.address.timeout;
             match timeout_at(give_up, self.open(&reports, give_up)).await {
-                Ok(Ok((node, opened))) => {
-                    let NodeConnection {
-                        connection,
-                        driver,
-                        keeper,
-                    } = opened;
+                Ok(Ok(mut link)) => {
                     if is_down {
                         tracing::info!(store = %self.label, "store usable again");
                     }
                     (pause, is_down) = (RECONNECT_PAUSE.start, false);
                     let number = self.number;
-                    let kept = keep_login(keeper, connection.clone());
+                    let kept = keep_login(link.login.take(), link.connection.clone());
                     self.numbers.published.fetch_max(number, Ordering::AcqRel);
                     self.state
-                        .send_replace(LinkState::Up(LinkConnected { connection, number }));
+                        .send_replace(LinkState::Up(link.connected(number)));
                     self.address.health.set(true);
                     if let Some(listener) = &self.listener {
                         listener.handler.on_reconnect();
                     }
                     let target = self.target.clone();
                     let reason = tokio::select! {
-                        reason = self.lost() => reason,
+                        reason = self.lost(&mut link.driver, &mut link.messages) => reason,
                         reason = kept => reason,
-                        () = target.is_no_longer(Some(&node)) => "another server is the master".into(),
+                        () = target.is_no_longer(Some(&link.node)) => "another server is the master".into(),
                     };
                     tracing::debug!(store = %self.label, %reason, "reconnecting to the store");
                     self.state.send_replace(LinkState::Connecting);
@@ -405,7 +442,7 @@ impl ConnectionKeeper {
                     let limit = self.address.timeout;
                     tokio::spawn(async move {
                         sleep(limit).await;
-                        driver.abort();
+                        link.driver.abort();
                     });
                     continue;
                 }
@@ -438,81 +475,122 @@ impl ConnectionKeeper {
         &mut self,
         reports: &mpsc::UnboundedSender<LinkReport>,
         give_up: Instant,
-    ) -> Result<(RedisNode, NodeConnection), StoreError> {
+    ) -> Result<KeptLink, StoreError> {
         let (node, role) = self.target.server().await?;
         self.tried = Some(node.clone());
-        let (reports, number) = (reports.clone(), self.number);
-        let on_push = move |info| reports.send(LinkReport::Pushed { number, info }).is_ok();
+        let reports = reports.clone();
+        let on_push = move |info| reports.send(LinkReport::Pushed(info)).is_ok();
         let opening = async {
             let mut opened = login::open(&self.address, &node, role, on_push, give_up).await?;
-            let prepared = self.prepare(role, &node, &mut opened.connection).await;
+            let place = self.place(role, &node);
+            let prepared = self.prepare(place, &mut opened.connection).await;
             prepared.map_err(|error| not_executed(&node.label, &error))?;
-            Ok(opened)
+            let messages = match &self.listener {
+                Some(ChannelListener { channel, .. }) if opened.has_messages => {
+                    let subscribed = opened.connection.subscribe(&**channel).await;
+                    subscribed.map_err(|error| not_executed(&node.label, &error))?;
+                    None
+                }
+                Some(ChannelListener { channel, .. }) => {
+                    Some(login::subscribe(&self.address, &node, channel, give_up).await?)
+                }
+                None => None,
+            };
+            Ok(KeptLink {
+                node: node.clone(),
+                replicas: ReplicaWait::start(&self.address, &node, role, place).map(Arc::new),
+                connection: opened.connection,
+                driver: opened.driver,
+                login: opened.keeper,
+                messages,
+            })
         };
         tokio::select! {
-            opened = opening => opened.map(|opened| (node.clone(), opened)),
+            opened = opening => opened,
             () = self.target.is_no_longer(Some(&node)) => {
                 Err(not_sent(&node.label, "another server is the master"))
             }
         }
     }
 
-    /// Loads the scripts over a new connection, notes the server, subscribes to the channel, and reads Redis's
-    /// time.
-    async fn prepare(
-        &self,
-        role: NodeRole,
-        node: &RedisNode,
-        connection: &mut MultiplexedConnection,
-    ) -> RedisResult<()> {
-        scripts::load().exec_async(connection).await?;
-        let place = match role {
+    /// Under which name the server of a connection is known.
+    fn place<'p>(&'p self, role: NodeRole, node: &'p RedisNode) -> &'p Arc<str> {
+        match role {
             // The servers of a cluster have different locks.
             NodeRole::ClusterNode => &node.label,
             NodeRole::Single | NodeRole::Master | NodeRole::Sentinel => &self.label,
-        };
-        self.address.server.note(place, connection).await?;
-        if let Some(listener) = &self.listener {
-            connection.subscribe(&*listener.channel).await?;
         }
+    }
+
+    /// Loads the scripts over a new connection, notes the server, and reads Redis's time.
+    async fn prepare(
+        &self,
+        place: &str,
+        connection: &mut MultiplexedConnection,
+    ) -> RedisResult<()> {
+        scripts::load().exec_async(connection).await?;
+        self.address.server.note(place, connection).await?;
         let time = connection.send_packed_command(&redis::cmd("TIME")).await?;
         self.clock.set_from_reply(&time.extract_error()?)
     }
 
-    /// Waits until the current connection has to be given up; gives the reason.
-    async fn lost(&mut self) -> Arc<str> {
+    /// Waits until the current connection has to be given up; gives the reason. Passes messages to the listener.
+    async fn lost(
+        &mut self,
+        driver: &mut JoinHandle<()>,
+        messages: &mut Option<PubSubStream>,
+    ) -> Arc<str> {
         loop {
-            // The sender lives as long as the `RedisConnection`, whose end aborts this task.
-            let Some(report) = self.inbox.recv().await else {
-                pending().await
-            };
-            match report {
-                LinkReport::Useless { number, reason } if number == self.number => return reason,
-                LinkReport::Pushed { number, info }
-                    if number == self.number && info.kind == PushKind::Disconnection =>
-                {
-                    return "the connection was closed".into();
-                }
-                LinkReport::Pushed { info, .. } if info.kind == PushKind::Message => {
-                    self.on_message(&info);
-                }
-                // About an earlier connection, or a push of another kind.
-                LinkReport::Useless { .. } | LinkReport::Pushed { .. } => {}
+            tokio::select! {
+                // What arrived before the connection was lost comes first.
+                biased;
+                Some(report) = self.inbox.recv() => match report {
+                    LinkReport::Useless { number, reason } if number == self.number => return reason,
+                    LinkReport::Pushed(info) if info.kind == PushKind::Message => {
+                        if let [_, Value::BulkString(text)] = &*info.data {
+                            self.on_message(text);
+                        }
+                    }
+                    // About an earlier connection, or a push of another kind.
+                    LinkReport::Useless { .. } | LinkReport::Pushed(_) => {}
+                },
+                message = next_message(messages) => match message {
+                    Some(message) => self.on_message(message.get_payload_bytes()),
+                    None => return "the connection with the messages was closed".into(),
+                },
+                _ = &mut *driver => return "the connection was closed".into(),
             }
         }
     }
 
     /// Passes a message to the listener. One from an earlier connection counts as well.
-    fn on_message(&self, info: &PushInfo) {
-        let text = match &*info.data {
-            [_, Value::BulkString(text)] => std::str::from_utf8(text).ok(),
-            _ => None,
-        };
+    fn on_message(&self, text: &[u8]) {
+        let text = std::str::from_utf8(text).ok();
         match (text.and_then(|text| text.parse().ok()), &self.listener) {
             (Some(message), Some(listener)) => listener.handler.on_message(message),
             // Another program may have written it.
             _ if redact::is_enabled() => tracing::debug!("message can't be parsed"),
-            _ => tracing::debug!(?info, "message can't be parsed"),
+            _ => tracing::debug!(?text, "message can't be parsed"),
+        }
+    }
+}
+
+/// The next message, if messages come over a connection of their own; `None`: that one was lost.
+async fn next_message(messages: &mut Option<PubSubStream>) -> Option<redis::Msg> {
+    match messages {
+        Some(messages) => messages.next().await,
+        None => pending().await,
+    }
+}
+
+// === impl KeptLink ===
+
+impl KeptLink {
+    fn connected(&self, number: u64) -> LinkConnected {
+        LinkConnected {
+            connection: self.connection.clone(),
+            number,
+            replicas: self.replicas.clone(),
         }
     }
 }

@@ -41,10 +41,8 @@ impl MessageHandler for EchoFilter {
     fn on_message(&self, message: Message) {
         let now = Instant::now();
         let mut recent = self.recent.lock();
-        while recent
-            .pop_front_if(|(at, _)| *at + ECHO_TIME < now)
-            .is_some()
-        {}
+        let old = recent.partition_point(|(at, _)| *at + ECHO_TIME < now);
+        recent.drain(..old);
         if recent.iter().any(|(_, known)| *known == message) {
             return;
         }

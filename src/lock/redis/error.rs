@@ -80,6 +80,14 @@ pub(super) fn not_sent(store: &Arc<str>, reason: &str) -> StoreError {
     }
 }
 
+/// The error for a lock that was granted, but that replicas did not confirm.
+pub(super) fn unconfirmed(store: &Arc<str>, reason: &str) -> StoreError {
+    StoreError::Unconfirmed {
+        store: Arc::clone(store),
+        reason: reason.into(),
+    }
+}
+
 /// The error for a reply that can't be parsed. Logs the reply, unless ids are hidden.
 pub(super) fn unreadable(store: &Arc<str>, reply: &Value) -> StoreError {
     if !redact::is_enabled() {

@@ -1,4 +1,4 @@
-//! The keys in Redis: four for each session, one for each instance.
+//! The keys in Redis: four for each session, one for each instance, and one for a moment while replicas confirm a lock.
 //!
 //! The lock's own key is the session key, because Python code may share it. All others begin with
 //! `store.prefix`. Invariant: all keys of a session contain the lock's key as a hash tag, so that a
@@ -41,14 +41,22 @@ impl KeyNames {
 
     /// The keys of a session.
     pub(super) fn session(&self, key: &SessionKey) -> SessionKeys {
-        let lock = key.as_str();
-        let prefix = &self.prefix;
+        let queue = |name: &str| self.companion(key, &format!("{QUEUE_FORMAT}:{name}"));
         SessionKeys([
-            lock.to_owned(),
-            [prefix, "{", lock, "}:fence"].concat(),
-            format!("{prefix}{{{lock}}}:{QUEUE_FORMAT}:queue"),
-            format!("{prefix}{{{lock}}}:{QUEUE_FORMAT}:waiters"),
+            key.as_str().to_owned(),
+            self.companion(key, "fence"),
+            queue("queue"),
+            queue("waiters"),
         ])
+    }
+
+    /// A key of a session that exists for a moment only, while replicas confirm a lock.
+    pub(super) fn confirmation(&self, key: &SessionKey) -> String {
+        self.companion(key, "confirm")
+    }
+
+    fn companion(&self, key: &SessionKey, name: &str) -> String {
+        [&*self.prefix, "{", key.as_str(), "}:", name].concat()
     }
 
     /// A call of a script about several sessions, with the first `keys_each` keys of each of them;
@@ -103,7 +111,8 @@ mod tests {
             let SessionKeys([lock, companions @ ..]) = names.session(&key);
             assert_eq!(lock, key.as_str(), "Python code knows the lock by this key");
             let heartbeat = names.instance("agent-0");
-            for beside in companions.iter().chain([&heartbeat]) {
+            let confirmation = names.confirmation(&key);
+            for beside in companions.iter().chain([&heartbeat, &confirmation]) {
                 assert!(
                     beside.starts_with(prefix),
                     "{beside} has the prefix {prefix:?}"

@@ -1,10 +1,16 @@
 //! A new connection to a server: opens it, logs in, and checks which kind of server answers.
+//!
+//! The protocol is RESP3, and RESP2 with a server that has no RESP3. Such a server sends messages over a connection of
+//! their own only, and does not tell of which kind it is.
 
 use std::sync::Arc;
 
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, PushInfo, RedisError, Value};
-use tokio::task::AbortHandle;
+use redis::aio::{MultiplexedConnection, PubSub, PubSubStream};
+use redis::{
+    AsyncConnectionConfig, ErrorKind, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError,
+    RedisResult, Value,
+};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::address::RedisAddress;
@@ -18,8 +24,10 @@ use crate::lock::StoreError;
 /// A connection that has logged in.
 pub(super) struct NodeConnection {
     pub(super) connection: MultiplexedConnection,
-    /// The task that reads and writes. The connection ends with it.
-    pub(super) driver: AbortHandle,
+    /// The task that reads and writes. It ends when the connection is lost, and the connection with it.
+    pub(super) driver: JoinHandle<()>,
+    /// Whether the server sends messages over this connection. Otherwise they need a connection of their own.
+    pub(super) has_messages: bool,
     /// What keeps the connection logged in; `None`: its password can't change.
     pub(super) keeper: Option<LoginKeeper>,
 }
@@ -36,14 +44,6 @@ pub(super) async fn open(
     on_push: impl Fn(PushInfo) -> bool + Send + Sync + 'static,
     give_up: Instant,
 ) -> Result<NodeConnection, StoreError> {
-    let config = AsyncConnectionConfig::new()
-        // Each caller has its own timeout, which includes the wait for a connection.
-        .set_response_timeout(None)
-        .set_connection_timeout(None)
-        .set_push_sender(move |info| match on_push(info) {
-            true => Ok(()),
-            false => Err(redis::aio::SendError),
-        });
     let login = match role {
         NodeRole::Single | NodeRole::Master | NodeRole::ClusterNode => address.login().await,
         NodeRole::Sentinel => address.sentinel_login().await,
@@ -53,16 +53,33 @@ pub(super) async fn open(
         option: password_option(role),
         reason: error.to_string().into(),
     })?;
-    let stream = WriteBuffer::new(stream::open(address, node, give_up).await?);
-    let connected = MultiplexedConnection::new_with_config(&login, stream, config).await;
-    let (mut connection, driver) =
-        connected.map_err(|error| login_error(address, node, role, &error))?;
-    let driver = tokio::spawn(driver).abort_handle();
-    let hello = connection.send_packed_command(&redis::cmd("HELLO")).await;
-    let hello = hello.and_then(Value::extract_error);
-    let hello = hello.map_err(|error| not_executed(&node.label, &error))?;
-    let checked = ServerHello::from_reply(&hello).check(role, node);
-    checked.map_err(|reason| not_sent(&node.label, &reason))?;
+    let config = new_config().set_push_sender(move |info| match on_push(info) {
+        true => Ok(()),
+        false => Err(redis::aio::SendError),
+    });
+    let failed = |error: RedisError| login_error(address, node, role, &error);
+    let connected = connect(address, node, &login, config, give_up).await?;
+    let has_messages = !matches!(&connected, Err(error) if lacks_resp3(error));
+    let (mut connection, driver) = match has_messages {
+        true => connected.map_err(failed)?,
+        false => {
+            tracing::debug!(store = %node.label, "the server has no RESP3: connecting with RESP2");
+            let bare = RedisConnectionInfo::default()
+                .set_protocol(ProtocolVersion::RESP2)
+                .set_skip_set_lib_name();
+            let connected = connect(address, node, &bare, new_config(), give_up).await?;
+            connected.map_err(failed)?
+        }
+    };
+    if has_messages {
+        let hello = connection.send_packed_command(&redis::cmd("HELLO")).await;
+        let hello = hello.and_then(Value::extract_error);
+        let hello = hello.map_err(|error| not_executed(&node.label, &error))?;
+        let checked = ServerHello::from_reply(&hello).check(role, node);
+        checked.map_err(|reason| not_sent(&node.label, &reason))?;
+    } else {
+        log_in(&mut connection, &login).await.map_err(failed)?;
+    }
     let keeper = match role {
         NodeRole::Sentinel => address.sentinel_login_keeper(&login, &node.label),
         _ => address.login_keeper(&login, &node.label),
@@ -71,7 +88,84 @@ pub(super) async fn open(
         keeper,
         connection,
         driver,
+        has_messages,
     })
+}
+
+/// Subscribes to a channel of a server that has no RESP3, over a new connection. The stream ends when the connection
+/// is lost, and the connection ends with the stream.
+///
+/// # Errors
+/// When there is no connection, or the server refuses the login or the channel.
+pub(super) async fn subscribe(
+    address: &RedisAddress,
+    node: &RedisNode,
+    channel: &str,
+    give_up: Instant,
+) -> Result<PubSubStream, StoreError> {
+    let login = address.login().await;
+    let login = login.map_err(|error| StoreError::NoPassword {
+        store: Arc::clone(&node.label),
+        option: password_option(NodeRole::Single),
+        reason: error.to_string().into(),
+    })?;
+    let stream = stream::open(address, node, give_up).await?;
+    let subscribed = async {
+        // A channel belongs to no database.
+        let login = login.set_protocol(ProtocolVersion::RESP2).set_db(0);
+        let (mut sink, messages) = PubSub::new(&login, stream).await?.split();
+        sink.subscribe(channel).await.map(|()| messages)
+    };
+    let subscribed = subscribed.await;
+    subscribed.map_err(|error| not_executed(&node.label, &error))
+}
+
+/// Opens a stream, and logs in if `login` has a protocol, a password or a database that needs it. The inner result is
+/// that of the login.
+async fn connect(
+    address: &RedisAddress,
+    node: &RedisNode,
+    login: &RedisConnectionInfo,
+    config: AsyncConnectionConfig,
+    give_up: Instant,
+) -> Result<RedisResult<(MultiplexedConnection, JoinHandle<()>)>, StoreError> {
+    let stream = WriteBuffer::new(stream::open(address, node, give_up).await?);
+    let connected = MultiplexedConnection::new_with_config(login, stream, config).await;
+    Ok(connected.map(|(connection, driver)| (connection, tokio::spawn(driver))))
+}
+
+fn new_config() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        // Each caller has its own timeout, which includes the wait for a connection.
+        .set_response_timeout(None)
+        .set_connection_timeout(None)
+}
+
+/// Whether a server refused the login because it does not know HELLO, or not protocol 3. Proxies have their own words
+/// for it.
+fn lacks_resp3(error: &RedisError) -> bool {
+    let detail = error.detail().unwrap_or_default().to_ascii_lowercase();
+    let names_hello = || detail.contains("unknown command") || detail.contains("hello");
+    error.kind() == ErrorKind::RESP3NotSupported
+        || error.code() == Some("NOPROTO")
+        || error.code() == Some("ERR") && names_hello()
+}
+
+/// Logs in without HELLO. The redis crate would do so too, but leaves out the kind of an error.
+async fn log_in(
+    connection: &mut MultiplexedConnection,
+    login: &RedisConnectionInfo,
+) -> RedisResult<()> {
+    if let Some(password) = login.password() {
+        let mut auth = redis::cmd("AUTH");
+        auth.arg(login.username()).arg(password);
+        auth.exec_async(connection).await?;
+    }
+    if login.db() != 0 {
+        let mut select = redis::cmd("SELECT");
+        select.arg(login.db()).exec_async(connection).await?;
+    }
+    Ok(())
 }
 
 /// The option that names the file with the password for a server in this role.
@@ -119,6 +213,44 @@ mod tests {
     use super::super::url::{RedisEndpoint, RedisUrl};
     use super::*;
     use crate::secret::SecretFile;
+
+    #[test]
+    fn only_a_server_that_does_not_know_hello_gets_resp2() {
+        for (reply, expected) in [
+            (
+                "ERR unknown command 'HELLO', with args beginning with: '3' ",
+                true,
+            ),
+            (
+                "ERR unknown command `HELLO`, with args beginning with: `3`, ",
+                true,
+            ),
+            ("ERR unsupported command 'hello'", true),
+            ("NOPROTO unsupported protocol version", true),
+            (
+                "NOPROTO sorry, this protocol version is not supported",
+                true,
+            ),
+            (
+                "WRONGPASS invalid username-password pair or user is disabled.",
+                false,
+            ),
+            (
+                "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
+                 <user> <pass> option can be used to authenticate the client",
+                false,
+            ),
+            ("ERR max number of clients reached", false),
+            ("ERR DB index is out of range", false),
+            ("LOADING Redis is loading the dataset in memory", false),
+        ] {
+            let reply_line = format!("-{reply}\r\n");
+            let parsed = redis::parse_redis_value(reply_line.as_bytes());
+            let error = parsed.and_then(Value::extract_error);
+            let error = error.expect_err("the reply is an error");
+            assert_eq!(lacks_resp3(&error), expected, "{reply}");
+        }
+    }
 
     /// Logs in to a server that gives this reply to each command. Gives the commands that it got first, and the error.
     async fn log_in(

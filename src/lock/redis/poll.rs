@@ -172,8 +172,8 @@ impl PolledServer {
         let (address, node, role) = (&self.address, &self.node, self.question.role);
         let opened = login::open(address, node, role, on_push, give_up).await?;
         let mut connection = opened.connection;
-        if let Some(channel) = self.question.channel {
-            // Without the right to subscribe, the question alone has to do.
+        if let Some(channel) = self.question.channel.filter(|_| opened.has_messages) {
+            // Without the right to subscribe, or without RESP3, the question alone has to do.
             if let Err(error) = connection.subscribe(channel).await {
                 tracing::debug!(store = %node.label, %error, channel, "can't subscribe");
             }

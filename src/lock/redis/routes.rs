@@ -176,6 +176,23 @@ impl RedisRoutes {
         }
     }
 
+    /// Waits until enough replicas of the server behind `link` have what was written before. `key` is one that nobody
+    /// uses, on the same server as the lock.
+    ///
+    /// # Errors
+    /// When they don't have it in time, or the server can't be asked.
+    pub(super) async fn confirm(
+        &self,
+        link: &RedisConnection,
+        key: String,
+    ) -> Result<(), StoreError> {
+        let confirmed = link.confirm(key, Instant::now() + self.timeout()).await;
+        if confirmed.is_err() {
+            self.count_failure();
+        }
+        confirmed
+    }
+
     /// Sends a command to the server with this index, in a fixed order; `None`: there are fewer servers.
     ///
     /// # Errors

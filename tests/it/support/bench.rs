@@ -77,7 +77,11 @@ impl<'s> Setup<'s> {
     }
 
     pub(crate) async fn on_redis(self) -> Bench<Redis> {
-        let redis = Redis::start().await;
+        self.on(Redis::start().await).await
+    }
+
+    /// Starts it on this Redis.
+    pub(crate) async fn on(self, redis: Redis) -> Bench<Redis> {
         self.start(&redis.url(), redis, ()).await
     }
 

@@ -119,6 +119,11 @@ impl Redis {
         );
     }
 
+    /// Starts a server that does not know HELLO, and so has no RESP3, with further arguments.
+    pub(crate) async fn start_without_hello(extra: &[&str]) -> Self {
+        Self::start_with(&[&["--rename-command", "HELLO", ""], extra].concat()).await
+    }
+
     pub(crate) fn addr(&self) -> SocketAddr {
         self.port.addr()
     }
