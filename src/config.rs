@@ -17,7 +17,8 @@ pub use errors::{ErrorLanguage, ErrorsConfig};
 pub use limits::{Limits, Timeouts};
 use listen::{ListenAddress, TlsConfig, TlsFiles};
 pub use lock::{
-    EventName, EventNameError, LockConfig, NestedCalls, OnDisconnect, OnMalformed, OnMissing, StreamKind,
+    EventName, EventNameError, LockConfig, NestedCalls, OnDisconnect, OnMalformed, OnMissing,
+    StreamKind,
 };
 pub use log::{LogConfig, LogFormat, LogIds};
 use option::{Options, options};
@@ -227,6 +228,11 @@ impl Config {
     /// The templates of the keys of all locks.
     pub fn lock_keys(&self) -> impl Iterator<Item = &KeyTemplate> {
         self.turns().map(|turn| &turn.lock.key)
+    }
+
+    /// Whether any route keeps clients that wait.
+    pub fn keeps_clients(&self) -> bool {
+        self.turns().any(|turn| turn.lock.keep_alive.is_some())
     }
 
     /// The longest time for which a route keeps a lock after its turn.

@@ -85,8 +85,8 @@ pub use store::{
     OFFER_TTL, QUEUE_TTL, QueueOptions, QueueState, ScanCursor, ScanPage, Store, StoreError,
     StoreFuture, Ticket, WAITER_TIMEOUT, WatchedQueue, Withdrawal,
 };
-pub use wait_place::WaitPlace;
 pub use store_health::{StoreHealth, StoreProblem, TestFailure};
+pub use wait_place::WaitPlace;
 
 /// A duration in whole milliseconds, the unit of the stores and of operators' output.
 fn millis(duration: Duration) -> u64 {

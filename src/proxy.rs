@@ -32,8 +32,8 @@ use end::{End, leave};
 use exchange::Exchange;
 use forward::headers::{self, RequestIds};
 use forward::upgrade::{self, UpgradeRequest};
-use keep_alive::{EarlyResponse, SilenceFiller};
 use forward::{Backend, BackendBody, Backends, OutgoingBody, ResponseTimeout, Upload};
+use keep_alive::{EarlyResponse, SilenceFiller};
 use orphan::Orphans;
 use record::{RequestRecord, RouteSinks, record_rejected};
 use refusal::{ErrorFormat, Refusal, SentenceLanguage};
@@ -46,8 +46,8 @@ pub use explain::{
     ExplainedOutcome, ExplainedRequest, ExplainedTemplate, SkippedRoute, TemplateResult,
     UnmetCondition, explain,
 };
-pub use record::{RecordSinks, SessionWatch};
 pub use keep_alive::WaitingBody;
+pub use record::{RecordSinks, SessionWatch};
 pub use stream::{GuardedBody, ResponseAborted};
 
 mod acquire;
@@ -67,6 +67,10 @@ mod stream;
 mod tunnel;
 
 /// The body of a response.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one, and a box would cost each turn an allocation"
+)]
 pub enum ProxyBody {
     /// Of an error response, or of one without a body.
     Whole(Full<Bytes>),
@@ -190,7 +194,7 @@ impl Proxy {
             tunnels: Tunnels::new(tasks.clone(), drain.clone()),
             sinks: Arc::new(shared.process.sinks.for_config(&config)),
             cors: CorsPolicy::new(Arc::clone(&config), shared.process.cors.clone()),
-            keeps_alive: config.turns().any(|turn| turn.lock.keep_alive.is_some()),
+            keeps_alive: config.keeps_clients(),
             config,
             shared,
         }
@@ -203,11 +207,14 @@ impl Proxy {
         client: ClientConnection,
         request: Request<ClientBody>,
     ) -> Response<ProxyBody> {
-        let early = self.keeps_alive.then(|| EarlyResponse::for_request(&request)).flatten();
+        let early = self
+            .keeps_alive
+            .then(|| EarlyResponse::for_request(&request))
+            .flatten();
         let Some(early) = early else {
             return self.answer(&client, request, None).await;
         };
-        let origin = RequestOrigin::from_headers(request.method(), request.headers());
+        let origin = RequestOrigin::from_head(request.method(), request.headers());
         let (proxy, asked) = (Arc::clone(&self), early.clone());
         let turn = Box::pin(async move { proxy.answer(&client, request, Some(&asked)).await });
         match early.response(turn).await {
@@ -215,7 +222,8 @@ impl Proxy {
             Err(waiting) => {
                 let mut headers = WaitingBody::headers();
                 if let Some(origin) = &origin {
-                    self.cors.add_to(&mut headers, origin, Some(waiting.route()));
+                    self.cors
+                        .add_to(&mut headers, origin, Some(waiting.route()));
                 }
                 let mut response = Response::new(ProxyBody::Waiting(Box::new(waiting)));
                 *response.headers_mut() = headers;
@@ -242,7 +250,7 @@ impl Proxy {
             head.extensions.insert(callers);
         }
         let language = SentenceLanguage::for_caller(self.config.errors.language, &head.headers);
-        let origin = RequestOrigin::from_head(&head);
+        let origin = RequestOrigin::from_head(&head.method, &head.headers);
         let preflight = origin.as_ref().filter(|origin| origin.is_preflight);
         let announced = preflight.map(|_| self.router.announced_to(&head));
         let request_id = self.shared.request_ids.get(&head.headers);
@@ -277,7 +285,7 @@ impl Proxy {
                     headers.insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 let bytes = response.body().len() as u64;
-                let told = match early.is_some_and(EarlyResponse::has_begun) {
+                let told = match record.is_early() {
                     true => StatusCode::OK,
                     false => response.status(),
                 };
@@ -353,14 +361,14 @@ impl Proxy {
                 turn,
                 headers: &head.headers,
                 callers: head.extensions.get(),
-                early: early.filter(|_| upgrade.is_none() && keep_alive::reads_events(&turn.lock, &head)),
+                early: early
+                    .filter(|_| upgrade.is_none() && keep_alive::reads_events(&turn.lock, &head)),
                 format,
                 language,
             };
             held = Some(lock.acquire(key, &mut body, record).await?);
         }
-        let has_begun = early.is_some_and(EarlyResponse::has_begun);
-        if has_begun {
+        if record.is_early() {
             // What the client got says nothing of an encoding.
             head.headers.remove(ACCEPT_ENCODING);
         }
@@ -376,9 +384,8 @@ impl Proxy {
         let timeout = ResponseTimeout::new(limit, limits, &mut body);
         let upgrade = upgrade.filter(|_| backend.can_upgrade());
         let (lock, wanted) = (held.as_ref(), upgrade.as_ref());
-        let interim = client.interim().filter(|_| !has_begun);
         let request =
-            exchange::for_backend(head, body, client, interim, &backend, lock, wanted, record).await;
+            exchange::for_backend(head, body, client, &backend, lock, wanted, record).await;
         let exchange = Exchange {
             backend: &backend,
             drain: &self.shared.drain,

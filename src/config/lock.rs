@@ -182,7 +182,8 @@ impl EventName {
     /// # Errors
     /// When the text has other characters, or too many.
     pub fn parse(text: &str) -> Result<Self, EventNameError> {
-        let is_name = (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let is_name =
+            (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
         is_name.then(|| Self(text.into())).ok_or(EventNameError)
     }
 }
@@ -253,7 +254,8 @@ impl LockConfig {
         for key in FOR_KEEP_ALIVE {
             let is_used = self.keep_alive.is_some() || !self.differs_from_default(key);
             if table.wrote(key) && !is_used {
-                let why = "is used only with keep_alive: write keep_alive = \"15s\" too, or leave it out";
+                let why =
+                    "is used only with keep_alive: write keep_alive = \"15s\" too, or leave it out";
                 table.note(key, why);
             }
         }

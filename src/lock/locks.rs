@@ -13,7 +13,8 @@ use super::local_fallback::{LocalFallback, LocalLocks};
 use super::lock_client::{LockClient, Requester};
 use super::store_lock::StoreLock;
 use super::{
-    AcquireError, CallChain, LockGuard, LockOptions, Store, UnprotectedReason, WAITER_TIMEOUT, WaitPlace,
+    AcquireError, CallChain, LockGuard, LockOptions, Store, UnprotectedReason, WAITER_TIMEOUT,
+    WaitPlace,
 };
 use crate::key::SessionKey;
 

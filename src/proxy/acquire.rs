@@ -10,16 +10,14 @@ use tokio::time::{Instant, sleep};
 
 use super::body_timer::BodyLimits;
 use super::forward::{OutgoingBody, ReadAheadLimit};
-use super::record::RequestRecord;
 use super::keep_alive::{EarlyResponse, WaitingTurn};
+use super::record::RequestRecord;
 use super::refusal::{BusyReason, ErrorFormat, Refusal, SentenceLanguage};
 use crate::budget::Budget;
 use crate::config::{Config, NestedCalls, TurnConfig};
 use crate::drain::DrainWatch;
 use crate::key::SessionKey;
-use crate::lock::{
-    AcquireError, CallChain, LockGuard, LockLoss, Locks, TurnTag, WaitPlace,
-};
+use crate::lock::{AcquireError, CallChain, LockGuard, LockLoss, Locks, TurnTag, WaitPlace};
 use crate::trace::{self, TurnTrace};
 
 /// What a turn needs to get its lock.

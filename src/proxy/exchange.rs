@@ -27,7 +27,7 @@ use super::orphan::Orphans;
 use super::record::RequestRecord;
 use super::refusal::Refusal;
 use crate::drain::DrainWatch;
-use crate::listen::{ClientConnection, InterimResponses};
+use crate::listen::ClientConnection;
 use crate::lock::LockGuard;
 
 /// A request on its way to its backend.
@@ -52,12 +52,11 @@ struct DetachableRequest<'t> {
 
 /// Turns the head and the body of a client's request into a request for `backend`. `held` is the turn's lock,
 /// and `upgrade` the protocol to which the connection is to switch. Interim responses of the backend pass to
-/// the client through `interim`.
+/// the client.
 pub(super) async fn for_backend(
     mut head: Parts,
     body: OutgoingBody,
     client: &ClientConnection,
-    interim: Option<InterimResponses>,
     backend: &Backend,
     held: Option<&LockGuard>,
     upgrade: Option<&UpgradeRequest>,
@@ -77,7 +76,8 @@ pub(super) async fn for_backend(
         upgrade.add_to(&mut head.headers);
     }
     let mut request = Request::from_parts(head, body);
-    // HTTP/1.0 has no interim responses.
+    // HTTP/1.0 has no interim responses, and none may follow the head of the response.
+    let interim = client.interim().filter(|_| !record.is_early());
     if let Some(interim) = interim.filter(|_| version == Version::HTTP_11 && backend.can_upgrade())
     {
         pass_interim(&mut request, move |status, headers| {

@@ -126,11 +126,6 @@ impl EarlyResponse {
         }
     }
 
-    /// Whether the response has begun before its turn had one.
-    pub(super) fn has_begun(&self) -> bool {
-        matches!(*self.0.lock(), EarlyStep::Waiting | EarlyStep::Running)
-    }
-
     fn take_wanted(&self) -> Option<WaitingTurn> {
         let mut step = self.0.lock();
         match replace(&mut *step, EarlyStep::Waiting) {
@@ -177,7 +172,7 @@ pub(super) fn reads_events(lock: &LockConfig, head: &Parts) -> bool {
     let is_listed = |value: &HeaderValue| {
         let value = value.to_str().unwrap_or_default();
         let mut types = value.split(',').map(|item| item.split(';').next());
-        types.any(|name| name.is_some_and(|name| is_event_stream(name)))
+        types.any(|name| name.is_some_and(is_event_stream))
     };
     match lock.stream {
         StreamKind::Sse => true,
@@ -198,7 +193,9 @@ pub(super) fn is_open_stream(head: &response::Parts) -> bool {
 /// Whether a response is an event stream without an encoding.
 fn is_plain_stream(head: &response::Parts) -> bool {
     let headers = &head.headers;
-    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let kind = headers
+        .get(CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok());
     let name = kind.and_then(|kind| kind.split(';').next());
     head.status == StatusCode::OK
         && name.is_some_and(is_event_stream)
@@ -243,7 +240,11 @@ impl WaitingBody {
             None => {
                 let position = place.map(|place| format!(" position={place}"));
                 let seconds = waiting.as_secs();
-                write!(text, ": queued{} waiting={seconds}s", position.unwrap_or_default())
+                write!(
+                    text,
+                    ": queued{} waiting={seconds}s",
+                    position.unwrap_or_default()
+                )
             }
         };
         text.push_str("\n\n");
@@ -258,10 +259,11 @@ impl WaitingBody {
             ProxyBody::Whole(body) => {
                 // Such a body is one piece.
                 let mut body = body;
-                let error = match Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop())) {
-                    Poll::Ready(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
-                    _ => Bytes::new(),
-                };
+                let error =
+                    match Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop())) {
+                        Poll::Ready(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+                        _ => Bytes::new(),
+                    };
                 (WaitingStep::Over, Some(error_event(&error)))
             }
             body if is_plain_stream(&head) => (WaitingStep::Stream(body), None),
@@ -306,7 +308,9 @@ impl Body for WaitingBody {
                         }
                     }
                     ready!(this.timer.as_mut().poll(cx));
-                    this.timer.as_mut().reset(Instant::now() + this.turn.interval);
+                    this.timer
+                        .as_mut()
+                        .reset(Instant::now() + this.turn.interval);
                     return Poll::Ready(Some(Ok(Frame::data(this.notice()))));
                 }
                 WaitingStep::Stream(body) => return Pin::new(body).poll_frame(cx),

@@ -228,6 +228,11 @@ impl RequestRecord {
         self.is_early = true;
     }
 
+    /// Whether the response began while its turn waited.
+    pub(super) fn is_early(&self) -> bool {
+        self.is_early
+    }
+
     /// Notes that the head of the backend's response has arrived.
     pub(super) fn response_began(&mut self, status: u16) {
         self.status = Some(status);

@@ -214,7 +214,8 @@ impl SessionState {
         let is_alive = |waiter: &&QueuedWaiter| self.is_alive(waiter, now);
         let mut alive = self.queue.values().filter(is_alive);
         let at = alive.position(|waiter| waiter.id == id);
-        at.and_then(|at| u32::try_from(at + 1).ok()).unwrap_or_default()
+        at.and_then(|at| u32::try_from(at + 1).ok())
+            .unwrap_or_default()
     }
 
     /// Who holds the lock. A lock that has expired is freed.

@@ -106,9 +106,7 @@ impl EventTail {
     /// alone that is not known: a line feed may follow that belongs to it.
     fn ends_event(self) -> bool {
         let [_, a, b, c] = self.bytes.to_be_bytes();
-        !self.has_begun
-            || (b, c) == (b'\n', b'\n')
-            || (a, b, c) == (b'\n', b'\r', b'\n')
+        !self.has_begun || (b, c) == (b'\n', b'\n') || (a, b, c) == (b'\n', b'\r', b'\n')
     }
 }
 
