@@ -5,17 +5,15 @@
 
 use std::iter;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONNECTION};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
+use http_body::Body;
+use http_body_util::{Either, Full};
 use hyper::upgrade::OnUpgrade;
 use tokio_util::task::TaskTracker;
 
@@ -33,12 +31,13 @@ use exchange::Exchange;
 use forward::headers::{self, RequestIds};
 use forward::upgrade::{self, UpgradeRequest};
 use forward::{Backend, BackendBody, Backends, OutgoingBody, ResponseTimeout, Upload};
-use keep_alive::{EarlyResponse, SilenceFiller};
+use keep_alive::EarlyResponse;
 use orphan::Orphans;
 use record::{RequestRecord, RouteSinks, record_rejected};
 use refusal::{ErrorFormat, Refusal, SentenceLanguage};
 use route::Router;
 use session::{RequestBody, RequestSession};
+use silence::SilenceFiller;
 use tunnel::{TunnelEndpoints, Tunnels};
 
 pub use cors::CorsMemory;
@@ -63,22 +62,15 @@ mod record;
 mod refusal;
 mod route;
 mod session;
+mod silence;
 mod stream;
 mod tunnel;
 
-/// The body of a response.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the large one is the usual one, and a box would cost each turn an allocation"
-)]
-pub enum ProxyBody {
-    /// Of an error response, or of one without a body.
-    Whole(Full<Bytes>),
-    /// Of the backend's response, with the turn's lock.
-    Guarded(GuardedBody),
-    /// Of a response that began before its turn.
-    Waiting(Box<WaitingBody>),
-}
+/// The body of a turn's own response: of an error response, or of the backend's response with the turn's lock.
+pub type TurnBody = Either<Full<Bytes>, GuardedBody>;
+
+/// The body of a response: of a turn's own response, or of one that began before it.
+pub type ProxyBody = Either<TurnBody, Box<WaitingBody>>;
 
 /// Serves requests by one configuration. Each worker has its own, for its connections to the backends
 /// belong to its runtime.
@@ -212,20 +204,21 @@ impl Proxy {
             .then(|| EarlyResponse::for_request(&request))
             .flatten();
         let Some(early) = early else {
-            return self.answer(&client, request, None).await;
+            let response = self.answer(&client, request, None).await;
+            return response.map(Either::Left);
         };
         let origin = RequestOrigin::from_head(request.method(), request.headers());
         let (proxy, asked) = (Arc::clone(&self), early.clone());
         let turn = Box::pin(async move { proxy.answer(&client, request, Some(&asked)).await });
         match early.response(turn).await {
-            Ok(response) => response,
+            Ok(response) => response.map(Either::Left),
             Err(waiting) => {
                 let mut headers = WaitingBody::headers();
                 if let Some(origin) = &origin {
                     self.cors
                         .add_to(&mut headers, origin, Some(waiting.route()));
                 }
-                let mut response = Response::new(ProxyBody::Waiting(Box::new(waiting)));
+                let mut response = Response::new(Either::Right(Box::new(waiting)));
                 *response.headers_mut() = headers;
                 response
             }
@@ -238,7 +231,7 @@ impl Proxy {
         client: &ClientConnection,
         request: Request<ClientBody>,
         early: Option<&EarlyResponse>,
-    ) -> Response<ProxyBody> {
+    ) -> Response<TurnBody> {
         // The idle timeout after the response before this request no longer applies.
         client.bounds.lift();
         let (mut head, body) = request.into_parts();
@@ -293,7 +286,7 @@ impl Proxy {
                 // The client has time to read the response, but not for ever.
                 let idle_stream = self.config.timeouts.idle_stream;
                 client.bounds.end_when_silent(idle_stream);
-                response.map(|body| ProxyBody::Whole(Full::new(body)))
+                response.map(|body| Either::Left(Full::new(body)))
             }
         }
     }
@@ -516,7 +509,7 @@ impl Proxy {
         client: &ClientConnection,
         answered: AnsweredTurn,
         record: RequestRecord,
-    ) -> Response<ProxyBody> {
+    ) -> Response<TurnBody> {
         let AnsweredTurn {
             mut response,
             held,
@@ -539,14 +532,14 @@ impl Proxy {
                 is_websocket: upgrade::is_websocket(&head.headers),
             };
             self.tunnels.run(ends, held, record);
-            return Response::from_parts(head, ProxyBody::Whole(Full::default()));
+            return Response::from_parts(head, Either::Left(Full::default()));
         }
         let (head, body) = response.into_parts();
         let filler = keep_alive.filter(|_| keep_alive::is_open_stream(&head));
         let filler = filler.map(|interval| SilenceFiller::new(interval, idle_stream));
         let mut body = GuardedBody::new(body, held, orphans, record, filler);
         body.release_if_empty().await;
-        Response::from_parts(head, ProxyBody::Guarded(body))
+        Response::from_parts(head, Either::Right(body))
     }
 }
 
@@ -572,41 +565,6 @@ fn reject(
     let (status, bytes) = (response.status().as_u16(), response.body().len() as u64);
     record_rejected(sinks, rejected, refusal.outcome(), status, bytes);
     response
-}
-
-impl Body for ProxyBody {
-    type Data = Bytes;
-    type Error = ResponseAborted;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ResponseAborted>>> {
-        match self.get_mut() {
-            Self::Whole(body) => {
-                let frame = Pin::new(body).poll_frame(cx);
-                frame.map_err(|never| match never {})
-            }
-            Self::Guarded(body) => Pin::new(body).poll_frame(cx),
-            Self::Waiting(body) => Pin::new(&mut **body).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Whole(body) => body.is_end_stream(),
-            Self::Guarded(body) => body.is_end_stream(),
-            Self::Waiting(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(body) => body.size_hint(),
-            Self::Guarded(body) => body.size_hint(),
-            Self::Waiting(body) => body.size_hint(),
-        }
-    }
 }
 
 /// Serves each request by the configuration that is in force when it begins.

@@ -10,7 +10,7 @@ use std::future::poll_fn;
 use std::mem::replace;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,18 +19,14 @@ use http::request::Parts;
 use http::response;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame};
+use http_body_util::{Either, Full};
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::ProxyBody;
 use super::refusal::{ErrorFormat, SentenceLanguage};
-use super::stream::ResponseAborted;
+use super::stream::GuardedBody;
 use crate::config::{EventName, LockConfig, StreamKind};
 use crate::lock::WaitPlace;
-
-pub(super) use silence::{COMMENT, SilenceFiller, SilentBackend};
-
-mod silence;
 
 /// Where a waiting turn asks for a response before its own, and where its request's handler finds that. Clones share
 /// one value.
@@ -67,8 +63,11 @@ pub(super) struct WaitingTurn {
     pub(super) language: SentenceLanguage,
 }
 
+/// The body of a turn's own response: an error of the proxy, or what the backend sends.
+type OwnBody = Either<Full<Bytes>, GuardedBody>;
+
 /// The future of a turn's own response.
-pub(super) type TurnFuture = Pin<Box<dyn Future<Output = Response<ProxyBody>> + Send>>;
+type TurnFuture = Pin<Box<dyn Future<Output = Response<OwnBody>> + Send>>;
 
 /// The body of a response that began before its turn.
 pub struct WaitingBody {
@@ -83,11 +82,11 @@ enum WaitingStep {
     /// The turn waits, or runs and has no response yet.
     Turn(TurnFuture),
     /// The backend's event stream.
-    Stream(ProxyBody),
-    /// Another response of the backend, of which the status and the first bytes are told.
+    Stream(OwnBody),
+    /// An error of the proxy, or another response of the backend: its first bytes are told.
     Other {
         status: StatusCode,
-        body: ProxyBody,
+        body: OwnBody,
         text: Vec<u8>,
     },
     Over,
@@ -148,7 +147,7 @@ impl EarlyResponse {
     pub(super) async fn response(
         self,
         mut turn: TurnFuture,
-    ) -> Result<Response<ProxyBody>, WaitingBody> {
+    ) -> Result<Response<OwnBody>, WaitingBody> {
         let early = &self;
         let ended = poll_fn(|cx| match turn.as_mut().poll(cx) {
             Poll::Ready(response) => Poll::Ready(Ok(response)),
@@ -251,26 +250,16 @@ impl WaitingBody {
         text.into()
     }
 
-    /// What follows the turn's own response.
-    fn answered(&self, response: Response<ProxyBody>) -> (WaitingStep, Option<Bytes>) {
+    /// What the client gets of the turn's own response.
+    fn own(response: Response<OwnBody>) -> WaitingStep {
         let (head, body) = response.into_parts();
-        match body {
-            // An error of the proxy, in the route's format.
-            ProxyBody::Whole(body) => {
-                // Such a body is one piece.
-                let mut body = body;
-                let error =
-                    match Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop())) {
-                        Poll::Ready(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
-                        _ => Bytes::new(),
-                    };
-                (WaitingStep::Over, Some(error_event(&error)))
-            }
-            body if is_plain_stream(&head) => (WaitingStep::Stream(body), None),
-            body => {
-                let (status, text) = (head.status, Vec::new());
-                (WaitingStep::Other { status, body, text }, None)
-            }
+        if matches!(body, Either::Right(_)) && is_plain_stream(&head) {
+            return WaitingStep::Stream(body);
+        }
+        WaitingStep::Other {
+            status: head.status,
+            body,
+            text: Vec::new(),
         }
     }
 }
@@ -289,23 +278,19 @@ fn error_event(data: &[u8]) -> Bytes {
 
 impl Body for WaitingBody {
     type Data = Bytes;
-    type Error = ResponseAborted;
+    type Error = <OwnBody as Body>::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ResponseAborted>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = &mut *self;
         loop {
             match &mut this.step {
                 WaitingStep::Turn(turn) => {
                     if let Poll::Ready(response) = turn.as_mut().poll(cx) {
-                        let (next, event) = this.answered(response);
-                        this.step = next;
-                        match event {
-                            Some(event) => return Poll::Ready(Some(Ok(Frame::data(event)))),
-                            None => continue,
-                        }
+                        this.step = Self::own(response);
+                        continue;
                     }
                     ready!(this.timer.as_mut().poll(cx));
                     this.timer
@@ -315,17 +300,23 @@ impl Body for WaitingBody {
                 }
                 WaitingStep::Stream(body) => return Pin::new(body).poll_frame(cx),
                 WaitingStep::Other { status, body, text } => {
-                    let frame = ready!(Pin::new(body).poll_frame(cx));
-                    if let Some(Ok(frame)) = frame {
+                    if let Some(Ok(frame)) = ready!(Pin::new(&mut *body).poll_frame(cx)) {
                         let data = frame.into_data().unwrap_or_default();
                         let room = LONGEST_TEXT.saturating_sub(text.len());
                         text.extend(data.into_iter().take(room));
                         continue;
                     }
-                    let (turn, text) = (&this.turn, String::from_utf8_lossy(text));
-                    let error = turn.format.backend_error(*status, &text, turn.language);
+                    let event = match body {
+                        // In the route's format already.
+                        Either::Left(_) => error_event(text),
+                        Either::Right(_) => {
+                            let (turn, text) = (&this.turn, String::from_utf8_lossy(text));
+                            let error = turn.format.backend_error(*status, &text, turn.language);
+                            error_event(&error)
+                        }
+                    };
                     this.step = WaitingStep::Over;
-                    return Poll::Ready(Some(Ok(Frame::data(error_event(&error)))));
+                    return Poll::Ready(Some(Ok(Frame::data(event))));
                 }
                 WaitingStep::Over => return Poll::Ready(None),
             }

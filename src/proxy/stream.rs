@@ -20,9 +20,9 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::end::{End, Leaving, leave};
 use super::forward::BackendBody;
-use super::keep_alive::{COMMENT, SilenceFiller, SilentBackend};
 use super::orphan::Orphans;
 use super::record::RequestRecord;
+use super::silence::{COMMENT, SilenceFiller, SilentBackend};
 use crate::lock::{INTERRUPT_GRACE, LockGuard, LockLoss};
 use crate::wire::{Ended, FlushWait};
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Fills the silence of a backend's event stream.
-pub(in crate::proxy) struct SilenceFiller {
+pub(super) struct SilenceFiller {
     interval: Duration,
     idle_stream: Duration,
     /// The end of what the backend has sent.
@@ -25,7 +25,7 @@ pub(in crate::proxy) struct SilenceFiller {
 
 /// What a silent backend's client gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::proxy) enum SilentBackend {
+pub(super) enum SilentBackend {
     /// A comment.
     Comment,
     /// The end: the backend has been silent for too long.
@@ -42,12 +42,12 @@ struct EventTail {
 }
 
 /// The comment.
-pub(in crate::proxy) const COMMENT: Bytes = Bytes::from_static(b": silent\n\n");
+pub(super) const COMMENT: Bytes = Bytes::from_static(b": silent\n\n");
 
 // === impl SilenceFiller ===
 
 impl SilenceFiller {
-    pub(in crate::proxy) fn new(interval: Duration, idle_stream: Duration) -> Self {
+    pub(super) fn new(interval: Duration, idle_stream: Duration) -> Self {
         let now = Instant::now();
         Self {
             interval,
@@ -60,14 +60,14 @@ impl SilenceFiller {
     }
 
     /// Notes what the backend has sent.
-    pub(in crate::proxy) fn heard(&mut self, data: &[u8]) {
+    pub(super) fn heard(&mut self, data: &[u8]) {
         self.tail.extend(data);
         self.heard = Instant::now();
         self.sent = self.heard;
     }
 
     /// Ready when the client of a silent backend has to get something.
-    pub(in crate::proxy) fn poll_silent(&mut self, cx: &mut Context<'_>) -> Poll<SilentBackend> {
+    pub(super) fn poll_silent(&mut self, cx: &mut Context<'_>) -> Poll<SilentBackend> {
         loop {
             let end = self.heard + self.idle_stream;
             let due = end.min(self.sent + self.interval);
