@@ -9,16 +9,18 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, CONNECTION};
+use http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, Version};
 use http_body::Body;
 use http_body_util::{Either, Full};
 use hyper::upgrade::OnUpgrade;
 use tokio_util::task::TaskTracker;
 
 use crate::budget::Budget;
-use crate::config::{Config, ErrorLanguage, NestedCalls, OnDisconnect, Route, Unmatched};
+use crate::config::{
+    Config, ErrorLanguage, NestedCalls, OnDisconnect, Route, StreamKind, Unmatched,
+};
 use crate::drain::DrainWatch;
 use crate::key::SessionKey;
 use crate::listen::{ClientBody, ClientConnection, RejectedRequest, Serve};
@@ -42,8 +44,8 @@ use tunnel::{TunnelEndpoints, Tunnels};
 
 pub use cors::CorsMemory;
 pub use explain::{
-    ExplainedOutcome, ExplainedRequest, ExplainedTemplate, SkippedRoute, TemplateResult,
-    UnmetCondition, explain,
+    ExplainedOutcome, ExplainedRequest, ExplainedTemplate, KeptClient, SkippedRoute,
+    TemplateResult, UnmetCondition, explain,
 };
 pub use keep_alive::WaitingBody;
 pub use record::{RecordSinks, SessionWatch};
@@ -82,8 +84,8 @@ pub struct Proxy {
     tunnels: Tunnels,
     sinks: Arc<RouteSinks>,
     cors: CorsPolicy,
-    /// Whether any route keeps its waiting clients.
-    keeps_alive: bool,
+    /// Which requests may get a response before their turn; `None`: no route keeps its waiting clients.
+    keeps_alive: Option<StreamKind>,
     shared: WorkerShared,
 }
 
@@ -116,6 +118,8 @@ struct AskedTurn<'t> {
     body: ClientBody,
     upgrade: Option<UpgradeRequest>,
     early: Option<&'t EarlyResponse>,
+    /// The page that sent it; `None`: no page of a browser did, as far as is known.
+    origin: Option<&'t RequestOrigin>,
     /// The language of an error.
     language: SentenceLanguage,
 }
@@ -199,10 +203,8 @@ impl Proxy {
         client: ClientConnection,
         request: Request<ClientBody>,
     ) -> Response<ProxyBody> {
-        let early = self
-            .keeps_alive
-            .then(|| EarlyResponse::for_request(&request))
-            .flatten();
+        let early = self.keeps_alive;
+        let early = early.and_then(|kind| EarlyResponse::for_request(kind, &request));
         let Some(early) = early else {
             let response = self.answer(&client, request, None).await;
             return response.map(Either::Left);
@@ -256,6 +258,7 @@ impl Proxy {
             body,
             upgrade,
             early,
+            origin: origin.as_ref(),
             language,
         };
         // Boxed, because hyper moves a request's future several times before it is polled.
@@ -278,11 +281,7 @@ impl Proxy {
                     headers.insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 let bytes = response.body().len() as u64;
-                let told = match record.is_early() {
-                    true => StatusCode::OK,
-                    false => response.status(),
-                };
-                record.finish_refused(&refusal, told.as_u16(), bytes);
+                record.finish_refused(&refusal, response.status().as_u16(), bytes);
                 // The client has time to read the response, but not for ever.
                 let idle_stream = self.config.timeouts.idle_stream;
                 client.bounds.end_when_silent(idle_stream);
@@ -325,6 +324,7 @@ impl Proxy {
             body,
             upgrade,
             early,
+            origin,
             language,
         } = asked;
         if self.shared.drain.is_draining() {
@@ -345,7 +345,14 @@ impl Proxy {
             if turn.lock.nested_calls == NestedCalls::Traceparent {
                 headers::keep_traced_callers(&mut head);
             }
+            // A page that can't read the early head would not get the backend's response, either.
+            let is_kept = || {
+                upgrade.is_none()
+                    && keep_alive::reads_events(turn.lock.stream, &head.headers)
+                    && origin.is_none_or(|it| self.cors.can_read(it, &head.headers, &route.name))
+            };
             let lock = TurnLock {
+                client,
                 locks: &self.shared.locks,
                 budget: &self.shared.process.budget,
                 config: &self.config,
@@ -354,8 +361,7 @@ impl Proxy {
                 turn,
                 headers: &head.headers,
                 callers: head.extensions.get(),
-                early: early
-                    .filter(|_| upgrade.is_none() && keep_alive::reads_events(&turn.lock, &head)),
+                early: early.filter(|_| turn.lock.keep_alive.is_some() && is_kept()),
                 format,
                 language,
             };
@@ -508,7 +514,7 @@ impl Proxy {
         &self,
         client: &ClientConnection,
         answered: AnsweredTurn,
-        record: RequestRecord,
+        mut record: RequestRecord,
     ) -> Response<TurnBody> {
         let AnsweredTurn {
             mut response,
@@ -521,7 +527,6 @@ impl Proxy {
         }
         let idle_stream = self.config.timeouts.idle_stream;
         client.bounds.end_when_silent(idle_stream);
-        let keep_alive = record.keep_alive();
         if let Some(upgraded) = upgraded {
             let backend = hyper::upgrade::on(&mut response);
             let (head, body) = response.into_parts();
@@ -535,7 +540,18 @@ impl Proxy {
             return Response::from_parts(head, Either::Left(Full::default()));
         }
         let (head, body) = response.into_parts();
-        let filler = keep_alive.filter(|_| keep_alive::is_open_stream(&head));
+        let interval = record.keep_alive();
+        let filler = match (record.is_early(), keep_alive::is_event_stream(&head)) {
+            // The response of the backend has no room for more bytes than it has announced.
+            (false, true) => interval.filter(|_| !head.headers.contains_key(CONTENT_LENGTH)),
+            (false, false) => None,
+            (true, true) => interval,
+            // No comments, but its end: the client's connection is kept by other comments meanwhile.
+            (true, false) => {
+                record.note_error(format!("no event stream, but status {}", head.status));
+                Some(idle_stream)
+            }
+        };
         let filler = filler.map(|interval| SilenceFiller::new(interval, idle_stream));
         let mut body = GuardedBody::new(body, held, orphans, record, filler);
         body.release_if_empty().await;

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
-    ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
+    ACCESS_CONTROL_REQUEST_METHOD, HOST, ORIGIN, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use parking_lot::RwLock;
@@ -90,6 +90,9 @@ const LONGEST_EXPOSED: usize = 1024;
 /// megabyte. A backend that allows any origin by its name would otherwise let a client fill the memory.
 const MOST_ORIGINS: usize = 256;
 
+/// Where a browser says how the origins of a page and of its request compare (Fetch Metadata, "Sec-Fetch-Site").
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
 /// The headers of error responses that a page may read.
 const EXPOSED: [&[u8]; 2] = [b"retry-after", b"x-seriatim-error"];
 
@@ -105,6 +108,16 @@ impl RequestOrigin {
             value: value.clone(),
             is_preflight,
         })
+    }
+
+    /// Whether this is the origin of a host, whatever its scheme: TLS may end before this proxy.
+    fn is_at(&self, host: &HeaderValue) -> bool {
+        let origin = self.value.to_str().unwrap_or_default();
+        let authority = origin.split_once("://").map(|(_, authority)| authority);
+        let host = host.to_str().ok();
+        authority
+            .zip(host)
+            .is_some_and(|(a, b)| a.eq_ignore_ascii_case(b))
     }
 }
 
@@ -145,16 +158,37 @@ impl CorsPolicy {
     ) {
         // Another origin gets another response (Fetch, "CORS protocol and HTTP caches").
         headers.append(VARY, HeaderValue::from_static("origin"));
-        let grant = match self.config.cors.allow_origins.is_empty() {
-            true => self.memory.find(origin, route),
-            false => self.configured(origin),
+        let Some(grant) = self.grant(origin, route) else {
+            return;
         };
-        let Some(grant) = grant else { return };
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, grant.exposing_errors());
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, grant.origin);
         if grant.with_credentials {
             let allowed = HeaderValue::from_static("true");
             headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, allowed);
+        }
+    }
+
+    /// Whether a page of the origin can read a response that is the proxy's own: the page and the route have one
+    /// origin, or what is allowed is known. `headers` are those of its request.
+    pub(super) fn can_read(
+        &self,
+        origin: &RequestOrigin,
+        headers: &HeaderMap,
+        route: &str,
+    ) -> bool {
+        let is_same = match headers.get(SEC_FETCH_SITE) {
+            Some(site) => site == "same-origin",
+            None => single(headers, &HOST).is_some_and(|host| origin.is_at(host)),
+        };
+        is_same || self.grant(origin, Some(route)).is_some()
+    }
+
+    /// What is allowed to the origin; `None`: nothing, or it isn't known.
+    fn grant(&self, origin: &RequestOrigin, route: Option<&str>) -> Option<CorsGrant> {
+        match self.config.cors.allow_origins.is_empty() {
+            true => self.memory.find(origin, route),
+            false => self.configured(origin),
         }
     }
 

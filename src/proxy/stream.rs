@@ -235,7 +235,7 @@ impl Body for GuardedBody {
                         }
                         Some(Err(error)) => {
                             if let Some(record) = &mut this.record {
-                                record.note_abort(BackendBody::abort_reason(&error));
+                                record.note_error(BackendBody::abort_reason(&error));
                             }
                             Some(Err(ResponseAborted::Backend(error)))
                         }
