@@ -522,7 +522,12 @@ impl Proxy {
             orphans,
             upgraded,
         } = answered;
-        if let Some(deadline) = held.as_ref().and_then(LockGuard::deadline) {
+        let (is_early, is_stream) = (record.is_early(), keep_alive::is_event_stream(&response));
+        // Nothing of another response passes behind an early head. What is told of it follows when the turn is over,
+        // even if that is so because the lock was lost.
+        if let Some(deadline) = held.as_ref().and_then(LockGuard::deadline)
+            && (is_stream || !is_early)
+        {
             client.bounds.stop_at(deadline.clone());
         }
         let idle_stream = self.config.timeouts.idle_stream;
@@ -541,14 +546,17 @@ impl Proxy {
         }
         let (head, body) = response.into_parts();
         let interval = record.keep_alive();
-        let filler = match (record.is_early(), keep_alive::is_event_stream(&head)) {
+        let filler = match (is_early, is_stream) {
             // The response of the backend has no room for more bytes than it has announced.
             (false, true) => interval.filter(|_| !head.headers.contains_key(CONTENT_LENGTH)),
             (false, false) => None,
             (true, true) => interval,
             // No comments, but its end: the client's connection is kept by other comments meanwhile.
             (true, false) => {
-                record.note_error(format!("no event stream, but status {}", head.status));
+                record.note_error(format!(
+                    "no event stream, but status {}",
+                    head.status.as_u16()
+                ));
                 Some(idle_stream)
             }
         };

@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE};
-use http::response;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame};
 use http_body_util::{Either, Full};
@@ -185,13 +184,13 @@ fn is_event_type(name: &str) -> bool {
 }
 
 /// Whether a response is an event stream without an encoding, so that comments can be written into it.
-pub(super) fn is_event_stream(head: &response::Parts) -> bool {
-    let headers = &head.headers;
+pub(super) fn is_event_stream<B>(response: &Response<B>) -> bool {
+    let headers = response.headers();
     let kind = headers
         .get(CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok());
     let name = kind.and_then(|kind| kind.split(';').next());
-    head.status == StatusCode::OK
+    response.status() == StatusCode::OK
         && name.is_some_and(is_event_type)
         && !headers.contains_key(CONTENT_ENCODING)
 }
@@ -247,10 +246,11 @@ impl WaitingBody {
 
     /// What the client gets of the turn's own response.
     fn own(response: Response<OwnBody>) -> WaitingStep {
-        let (head, body) = response.into_parts();
-        if matches!(body, Either::Right(_)) && is_event_stream(&head) {
-            return WaitingStep::Stream(body);
+        let is_backends = matches!(response.body(), Either::Right(_));
+        if is_backends && is_event_stream(&response) {
+            return WaitingStep::Stream(response.into_body());
         }
+        let (head, body) = response.into_parts();
         let head = OtherHead {
             status: head.status,
             text: Vec::new(),
