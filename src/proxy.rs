@@ -9,18 +9,16 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH};
+use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Request, Response, Version};
 use http_body::Body;
 use http_body_util::{Either, Full};
 use hyper::upgrade::OnUpgrade;
 use tokio_util::task::TaskTracker;
 
 use crate::budget::Budget;
-use crate::config::{
-    Config, ErrorLanguage, NestedCalls, OnDisconnect, Route, StreamKind, Unmatched,
-};
+use crate::config::{Config, NestedCalls, OnDisconnect, Route, StreamKind, Unmatched};
 use crate::drain::DrainWatch;
 use crate::key::SessionKey;
 use crate::listen::{ClientBody, ClientConnection, RejectedRequest, Serve};
@@ -35,11 +33,12 @@ use forward::upgrade::{self, UpgradeRequest};
 use forward::{Backend, BackendBody, Backends, OutgoingBody, ResponseTimeout, Upload};
 use keep_alive::EarlyResponse;
 use orphan::Orphans;
-use record::{RequestRecord, RouteSinks, record_rejected};
+use record::{RequestRecord, RouteSinks};
 use refusal::{ErrorFormat, Refusal, SentenceLanguage};
+use rejected::reject;
 use route::Router;
 use session::{RequestBody, RequestSession};
-use silence::SilenceFiller;
+use silence::{FilledResponse, SilenceFiller};
 use tunnel::{TunnelEndpoints, Tunnels};
 
 pub use cors::CorsMemory;
@@ -49,6 +48,7 @@ pub use explain::{
 };
 pub use keep_alive::WaitingBody;
 pub use record::{RecordSinks, SessionWatch};
+pub use rejected::refusing;
 pub use stream::{GuardedBody, ResponseAborted};
 
 mod acquire;
@@ -62,6 +62,7 @@ mod keep_alive;
 mod orphan;
 mod record;
 mod refusal;
+mod rejected;
 mod route;
 mod session;
 mod silence;
@@ -345,12 +346,6 @@ impl Proxy {
             if turn.lock.nested_calls == NestedCalls::Traceparent {
                 headers::keep_traced_callers(&mut head);
             }
-            // A page that can't read the early head would not get the backend's response, either.
-            let is_kept = || {
-                upgrade.is_none()
-                    && keep_alive::reads_events(turn.lock.stream, &head.headers)
-                    && origin.is_none_or(|it| self.cors.can_read(it, &head.headers, &route.name))
-            };
             let lock = TurnLock {
                 client,
                 locks: &self.shared.locks,
@@ -361,15 +356,12 @@ impl Proxy {
                 turn,
                 headers: &head.headers,
                 callers: head.extensions.get(),
-                early: early.filter(|_| turn.lock.keep_alive.is_some() && is_kept()),
+                early: early
+                    .filter(|_| upgrade.is_none() && self.keeps_client(&head, origin, route)),
                 format,
                 language,
             };
             held = Some(lock.acquire(key, &mut body, record).await?);
-        }
-        if record.is_early() {
-            // What the client got says nothing of an encoding.
-            head.headers.remove(ACCEPT_ENCODING);
         }
         let lock = locked.filter(|_| held.is_some());
         let lock = lock.map(|(_, turn)| &turn.lock);
@@ -418,6 +410,15 @@ impl Proxy {
             }
             Err(refusal) => Err(self.refuse_turn(client, refusal, held, record).await),
         }
+    }
+
+    /// Whether the client of a turn may get a response while the turn waits. A page that can't read that response would
+    /// not get the backend's, either.
+    fn keeps_client(&self, head: &Parts, origin: Option<&RequestOrigin>, route: &Route) -> bool {
+        let lock = route.turn.as_ref().map(|turn| &turn.lock);
+        let lock = lock.filter(|lock| lock.keep_alive.is_some());
+        lock.is_some_and(|lock| keep_alive::reads_events(lock.stream, &head.headers))
+            && origin.is_none_or(|it| self.cors.can_read(it, &head.headers, &route.name))
     }
 
     /// Finds the route of a request, its backend and its session.
@@ -545,50 +546,22 @@ impl Proxy {
             return Response::from_parts(head, Either::Left(Full::default()));
         }
         let (head, body) = response.into_parts();
-        let interval = record.keep_alive();
-        let filler = match (is_early, is_stream) {
-            // The response of the backend has no room for more bytes than it has announced.
-            (false, true) => interval.filter(|_| !head.headers.contains_key(CONTENT_LENGTH)),
-            (false, false) => None,
-            (true, true) => interval,
-            // No comments, but its end: the client's connection is kept by other comments meanwhile.
-            (true, false) => {
-                record.note_error(format!(
-                    "no event stream, but status {}",
-                    head.status.as_u16()
-                ));
-                Some(idle_stream)
-            }
+        if is_early && !is_stream {
+            record.note_error(format!(
+                "no event stream, but status {}",
+                head.status.as_u16()
+            ));
+        }
+        let filled = FilledResponse {
+            is_stream,
+            is_early,
+            has_length: head.headers.contains_key(CONTENT_LENGTH),
         };
-        let filler = filler.map(|interval| SilenceFiller::new(interval, idle_stream));
+        let filler = SilenceFiller::for_response(filled, record.keep_alive(), idle_stream);
         let mut body = GuardedBody::new(body, held, orphans, record, filler);
         body.release_if_empty().await;
         Response::from_parts(head, Either::Right(body))
     }
-}
-
-/// Makes error responses for clients that no worker serves, and records each of them. `language` gives
-/// `errors.language`.
-pub fn refusing<L: Fn() -> ErrorLanguage>(
-    sinks: &RecordSinks,
-    language: L,
-) -> impl Fn(&RejectedRequest) -> Response<Bytes> + use<L> {
-    let sinks = sinks.for_routes([].into_iter());
-    move |rejected| reject(rejected, language(), &sinks)
-}
-
-fn reject(
-    rejected: &RejectedRequest,
-    language: ErrorLanguage,
-    sinks: &RouteSinks,
-) -> Response<Bytes> {
-    let refusal = Refusal::BadRequest(rejected.reason);
-    // The caller's headers are not known.
-    let language = SentenceLanguage::for_caller(language, &HeaderMap::new());
-    let response = refusal.response(&ErrorFormat::default(), language);
-    let (status, bytes) = (response.status().as_u16(), response.body().len() as u64);
-    record_rejected(sinks, rejected, refusal.outcome(), status, bytes);
-    response
 }
 
 /// Serves each request by the configuration that is in force when it begins.

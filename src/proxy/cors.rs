@@ -90,9 +90,6 @@ const LONGEST_EXPOSED: usize = 1024;
 /// megabyte. A backend that allows any origin by its name would otherwise let a client fill the memory.
 const MOST_ORIGINS: usize = 256;
 
-/// Where a browser says how the origins of a page and of its request compare (Fetch Metadata, "Sec-Fetch-Site").
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-
 /// The headers of error responses that a page may read.
 const EXPOSED: [&[u8]; 2] = [b"retry-after", b"x-seriatim-error"];
 
@@ -112,8 +109,11 @@ impl RequestOrigin {
 
     /// Whether this is the origin of a host, whatever its scheme: TLS may end before this proxy.
     fn is_at(&self, host: &HeaderValue) -> bool {
-        let origin = self.value.to_str().unwrap_or_default();
-        let authority = origin.split_once("://").map(|(_, authority)| authority);
+        let authority = self
+            .value
+            .to_str()
+            .ok()
+            .and_then(|origin| Some(origin.split_once("://")?.1));
         let host = host.to_str().ok();
         authority
             .zip(host)
@@ -158,9 +158,8 @@ impl CorsPolicy {
     ) {
         // Another origin gets another response (Fetch, "CORS protocol and HTTP caches").
         headers.append(VARY, HeaderValue::from_static("origin"));
-        let Some(grant) = self.grant(origin, route) else {
-            return;
-        };
+        let grant = self.grant(origin, route);
+        let Some(grant) = grant else { return };
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, grant.exposing_errors());
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, grant.origin);
         if grant.with_credentials {
@@ -169,15 +168,15 @@ impl CorsPolicy {
         }
     }
 
-    /// Whether a page of the origin can read a response that is the proxy's own: the page and the route have one
-    /// origin, or what is allowed is known. `headers` are those of its request.
+    /// Whether a page with this request can read a response of the proxy: from its own origin, or allowed to it.
     pub(super) fn can_read(
         &self,
         origin: &RequestOrigin,
         headers: &HeaderMap,
         route: &str,
     ) -> bool {
-        let is_same = match headers.get(SEC_FETCH_SITE) {
+        // Fetch Metadata, "Sec-Fetch-Site". Not all clients with an `origin` say it.
+        let is_same = match headers.get("sec-fetch-site") {
             Some(site) => site == "same-origin",
             None => single(headers, &HOST).is_some_and(|host| origin.is_at(host)),
         };

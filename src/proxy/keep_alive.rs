@@ -25,6 +25,7 @@ use super::refusal::{ErrorFormat, Refusal, SentenceLanguage};
 use super::stream::{GuardedBody, ResponseAborted};
 use crate::config::{EventName, StreamKind};
 use crate::lock::WaitPlace;
+use crate::wire::Bounds;
 
 /// Where a waiting turn asks for a response before its own, and where its request's handler finds that. Clones share
 /// one value.
@@ -47,6 +48,8 @@ enum EarlyStep {
 
 /// What the client of a waiting turn is told.
 pub(super) struct WaitingTurn {
+    /// The bounds of the client's connection.
+    pub(super) client: Bounds,
     /// The time between two comments.
     pub(super) interval: Duration,
     /// The name of the event that has the place; `None`: a comment has it.
@@ -350,6 +353,7 @@ impl Body for WaitingBody {
             }
         }
         ready!(this.timer.as_mut().poll(cx));
+        this.turn.client.on_comment();
         let next = Instant::now() + this.turn.interval;
         this.timer.as_mut().reset(next);
         Poll::Ready(Some(Ok(Frame::data(this.notice()))))

@@ -176,6 +176,8 @@ const OF_SIBLINGS: &[(&str, &str)] = &[
     ("record", "crate::proxy::session::SessionError"),
     ("refusal", "crate::proxy::forward::ForwardError"),
     ("refusal", "crate::proxy::session::SessionError"),
+    ("rejected", "crate::proxy::record"),
+    ("rejected", "crate::proxy::refusal"),
     ("stream", "crate::proxy::end"),
     ("stream", "crate::proxy::forward::BackendBody"),
     ("stream", "crate::proxy::orphan::Orphans"),

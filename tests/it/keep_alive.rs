@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use serde_json::{Value, json};
+use seriatim::config::Config;
+use seriatim::proxy::{KeptClient, explain};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::sleep;
 
@@ -1054,6 +1056,71 @@ async fn the_log_and_the_metrics_say_which_responses_began_early() {
     let expected =
         expected.map(|(outcome, status, early, error)| (outcome.to_owned(), status, early, error));
     assert_eq!(seen, expected, "the log has the status that the client got");
+}
+
+#[tokio::test]
+async fn comments_are_no_bytes_of_the_turn() {
+    let bench = Bench::start(&format!("{KEPT}{CHAT}")).await;
+    let quietest = async || {
+        let value = bench.app.metric("seriatim_quietest_turn_seconds").await;
+        value.parse::<f64>().expect("a number")
+    };
+    for script in ["hang-middle", "hang"] {
+        let mut holder = bench.hold("s1").await;
+        let mut waiter = bench.wait_kept(&kept("s1", script)).await;
+        bench.backend.open_gate("s1");
+        assert!(holder.answer().await.whole, "the holder isn't affected");
+        let comment = match script {
+            "hang" => ": running\n\n",
+            _ => SILENT,
+        };
+        waiter.read_until(&comment.repeat(3)).await;
+        let is_quiet = async || quietest().await > 1.0;
+        wait_for_async(is_quiet, "the turn is quiet while comments move").await;
+        waiter.close();
+        bench.app.wait_for_waiters(0).await;
+        let is_over = async || bench.app.metric("seriatim_locks_held").await == "0";
+        wait_for_async(is_over, "the turn ends").await;
+    }
+}
+
+#[tokio::test]
+async fn explain_says_whether_a_client_is_kept() {
+    let read = |lock: &str| {
+        let text = format!("upstream = \"http://127.0.0.1:1\"\n[lock]\n{lock}\n{CHAT}");
+        Config::read("test", &text, &Vec::new()).expect("the configuration is valid")
+    };
+    for (lock, accept, expected) in [
+        ("blocking = true", "text/event-stream", None),
+        ("keep_alive = 1", "text/event-stream", None),
+        (
+            "blocking = true\nkeep_alive = 1\nenforce = false",
+            "text/event-stream",
+            None,
+        ),
+        (
+            "blocking = true\nkeep_alive = 1",
+            "a/b, Text/Event-Stream;q=0.5",
+            Some(KeptClient::Kept),
+        ),
+        (
+            "blocking = true\nkeep_alive = 1",
+            "*/*",
+            Some(KeptClient::ReadsNoEvents),
+        ),
+        (
+            "blocking = true\nkeep_alive = 1\nstream = \"sse\"",
+            "*/*",
+            Some(KeptClient::Kept),
+        ),
+    ] {
+        let head = http::Request::post("/chat")
+            .header("host", "x")
+            .header("accept", accept);
+        let (head, ()) = head.body(()).expect("a request").into_parts();
+        let explained = explain(&read(lock), head, r#"{"session_id":"s"}"#.into()).await;
+        assert_eq!(explained.keeps_client, expected, "{lock}, accept: {accept}");
+    }
 }
 
 #[tokio::test]
