@@ -59,6 +59,8 @@ enum AdminResource<'p> {
     Locks,
     Lock(SessionPath<'p>),
     Interrupt(SessionPath<'p>),
+    /// A request in the queue of a session; its id is still percent-encoded.
+    Waiter(SessionPath<'p>, &'p str),
 }
 
 /// The ids in a path below `/locks`, still percent-encoded.
@@ -85,9 +87,10 @@ impl<'p> AdminResource<'p> {
                     user: steps.next()?,
                     session: steps.next()?,
                 };
-                match (steps.next(), steps.next()) {
-                    (None, None) => Self::Lock(ids),
-                    (Some("interrupt"), None) => Self::Interrupt(ids),
+                match (steps.next(), steps.next(), steps.next()) {
+                    (None, None, None) => Self::Lock(ids),
+                    (Some("interrupt"), None, None) => Self::Interrupt(ids),
+                    (Some("queue"), Some(request), None) => Self::Waiter(ids, request),
                     _ => return None,
                 }
             }
@@ -100,6 +103,7 @@ impl<'p> AdminResource<'p> {
         match self {
             Self::Lock(_) => "GET, HEAD, DELETE",
             Self::Interrupt(_) => "POST",
+            Self::Waiter(..) => "DELETE",
             _ => "GET, HEAD",
         }
     }
@@ -153,6 +157,9 @@ impl AdminServer {
             AdminResource::Lock(ids) => locks::show(&self.operator, &head, ids).await,
             AdminResource::Interrupt(ids) => {
                 locks::interrupt(&self.operator, &head, peer, ids).await
+            }
+            AdminResource::Waiter(ids, request) => {
+                locks::dequeue(&self.operator, &head, peer, ids, request).await
             }
         }
     }

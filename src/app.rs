@@ -31,7 +31,7 @@ use crate::listen::{
 };
 use crate::lock::{Epoch, Instance, Operator, StoreHealth};
 use crate::metrics::Metrics;
-use crate::proxy::{self, CorsMemory, ProcessShared, RecordSinks, SessionWatch};
+use crate::proxy::{self, CorsMemory, ProcessShared, RecordSinks};
 use crate::reload::{CurrentConfig, Reloader};
 use crate::trace::{ExporterHandle, Tracer};
 use stores::{Stores, locks};
@@ -140,12 +140,7 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
     );
     let tracing = Tracer::start(&config.tracing, instance.name()).map_err(StartError::Spans)?;
     let (tracer, exporter) = tracing.unzip();
-    let sinks = RecordSinks {
-        metrics: metrics.clone(),
-        journal,
-        tracer,
-        sessions: SessionWatch::default(),
-    };
+    let sinks = RecordSinks::new(metrics.clone(), journal, tracer);
     let (drain, drain_watch) = drain::channel();
     let release_limit = config.store.timeout;
     let needs_store = config.store.on_error == OnError::Reject;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::key::KeyTemplate;
 pub use admin::AdminConfig;
-pub use busy::{BusyConfig, BusyFormat};
+pub use busy::{BusyConfig, BusyFormat, RetryAfter};
 pub use cors::{AllowedOrigin, CorsConfig};
 pub use errors::{ErrorLanguage, ErrorsConfig};
 pub use limits::{Limits, Timeouts};

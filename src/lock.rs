@@ -81,9 +81,9 @@ pub use operator::Operator;
 pub use options::{LockOptions, OnLost};
 pub use self_test::SelfTestError;
 pub use store::{
-    AcquireReply, AcquireRequest, DeadHolder, Fence, HeartbeatReply, InstanceLiveness, LockInfo,
-    OFFER_TTL, QUEUE_TTL, QueueOptions, QueueState, ScanCursor, ScanPage, Store, StoreError,
-    StoreFuture, Ticket, WAITER_TIMEOUT, WatchedQueue, Withdrawal,
+    AcquireReply, AcquireRequest, BusySession, DeadHolder, Fence, HeartbeatReply, InstanceLiveness,
+    LockInfo, OFFER_TTL, QUEUE_TTL, QueueOptions, QueueState, ScanCursor, ScanPage, Store,
+    StoreError, StoreFuture, Ticket, WAITER_TIMEOUT, WatchedQueue, Withdrawal,
 };
 pub use store_health::{StoreHealth, StoreProblem, TestFailure};
 pub use wait_place::WaitPlace;

@@ -76,6 +76,8 @@ outcomes! {
     QueueFull: Refused = "queue_full",
     /// The turn waited for `blocking_timeout` and got no lock.
     WaitTimeout: Refused = "wait_timeout",
+    /// An operator took the waiting turn out of the queue.
+    Dequeued: Refused = "dequeued",
     /// The turn that holds the lock waits for this request, because its backend sent it.
     WouldDeadlock: Refused = "would_deadlock",
     /// The body holds the session's id and can't be parsed.

@@ -47,7 +47,7 @@ pub use explain::{
     TemplateResult, UnmetCondition, explain,
 };
 pub use keep_alive::WaitingBody;
-pub use record::{RecordSinks, SessionWatch};
+pub use record::RecordSinks;
 pub use rejected::refusing;
 pub use stream::{GuardedBody, ResponseAborted};
 

@@ -29,7 +29,7 @@ use seriatim::lock::{
     ClaimIssuer, Dispatcher, Epoch, Fallback, Instance, Locks, Store, StoreHealth,
 };
 use seriatim::metrics::Metrics;
-use seriatim::proxy::{CorsMemory, ProcessShared, Proxy, RecordSinks, SessionWatch};
+use seriatim::proxy::{CorsMemory, ProcessShared, Proxy, RecordSinks};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -120,7 +120,11 @@ impl World {
                     tokio::task::spawn_local(answer(stream, Rc::clone(&count)));
                 }
             });
-            let service = Arc::new(ArcSwap::from_pointee(proxy_with(config, memory, watch.clone())));
+            let service = Arc::new(ArcSwap::from_pointee(proxy_with(
+                config,
+                memory,
+                watch.clone(),
+            )));
             let (settings, serving) = (Arc::new(settings), watch.clone());
             let listener = Listener::bind(&ListenEndpoint::Unix(path)).expect("a socket");
             tokio::task::spawn_local(listener.accept(watch, move |accepted| {
@@ -181,14 +185,16 @@ fn proxy_with(config: Arc<Config>, store: Arc<MemoryStore>, drain: drain::DrainW
     store.listen(issuer.instance(), Arc::new(dispatcher.clone()));
     let (store, metrics): (Arc<dyn Store>, _) = (store, Metrics::new());
     let budget = Budget::new(metrics.buffered());
-    let sinks = RecordSinks {
-        metrics: metrics.clone(),
-        journal: Journal::default(),
-        tracer: None,
-        sessions: SessionWatch::default(),
-    };
+    let sinks = RecordSinks::new(metrics.clone(), Journal::default(), None);
     let health = StoreHealth::new(true, &metrics);
-    let instance = Instance::start(Arc::clone(&store), issuer, dispatcher, None, metrics, health);
+    let instance = Instance::start(
+        Arc::clone(&store),
+        issuer,
+        dispatcher,
+        None,
+        metrics,
+        health,
+    );
     let locks = Arc::new(Locks::new(store, Arc::new(instance), Fallback::Reject));
     let shared = ProcessShared {
         budget,

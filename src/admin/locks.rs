@@ -81,6 +81,27 @@ pub(super) async fn interrupt(
     .await
 }
 
+/// `DELETE /locks/{user_id}/{session_id}/queue/{request_id}`
+pub(super) async fn dequeue(
+    operator: &Operator,
+    head: &Parts,
+    peer: Option<IpAddr>,
+    ids: SessionPath<'_>,
+    request: &str,
+) -> AdminResponse {
+    respond(async {
+        let mut query = LocksQuery::parse(head, &["key", "request_id"])?;
+        let target = target(ids, query.take("key"))?;
+        let request = match query.take("request_id") {
+            Some(request) => request,
+            None => decoded_id(request)?,
+        };
+        let dequeued = operator.dequeue(&target, &request, &caller(peer)).await;
+        dequeued.map_err(|error| operator_error(&error))
+    })
+    .await
+}
+
 async fn act(
     head: &Parts,
     peer: Option<IpAddr>,
@@ -91,7 +112,7 @@ async fn act(
         let mut query = LocksQuery::parse(head, &["key", "request_id"])?;
         let target = target(ids, query.take("key"))?;
         let request_id = query.take("request_id");
-        let by = peer.map_or_else(|| "unknown".to_owned(), |peer| peer.to_string());
+        let by = caller(peer);
         let request = OperatorRequest {
             target: &target,
             request: request_id.as_deref(),
@@ -114,11 +135,19 @@ fn target(ids: SessionPath<'_>, key: Option<String>) -> Result<LockTarget, Admin
     if let Some(key) = key {
         return Ok(LockTarget::Key(key));
     }
-    let id = |text| decoded(text).ok_or_else(|| bad_request("ids must be percent-encoded UTF-8"));
     Ok(LockTarget::Session {
-        user: id(ids.user)?,
-        session: id(ids.session)?,
+        user: decoded_id(ids.user)?,
+        session: decoded_id(ids.session)?,
     })
+}
+
+/// Who calls, for the audit log.
+fn caller(peer: Option<IpAddr>) -> String {
+    peer.map_or_else(|| "unknown".to_owned(), |peer| peer.to_string())
+}
+
+fn decoded_id(text: &str) -> Result<String, AdminError> {
+    decoded(text).ok_or_else(|| bad_request("ids must be percent-encoded UTF-8"))
 }
 
 fn decoded(text: &str) -> Option<String> {
@@ -151,6 +180,7 @@ fn operator_error(error: &OperatorError) -> AdminError {
             (StatusCode::CONFLICT, "Another turn holds the lock now")
         }
         OperatorError::NotLocked(_) => (StatusCode::NOT_FOUND, "The session is not locked"),
+        OperatorError::NotWaiting { .. } => (StatusCode::NOT_FOUND, "The request no longer waits"),
         OperatorError::NotInterruptible(..) | OperatorError::ReplicaGone { .. } => {
             (StatusCode::CONFLICT, "The holder can't be interrupted")
         }

@@ -1,4 +1,5 @@
-//! `seriatim locks`: lists, shows, releases and interrupts locks, directly in the configured Redis.
+//! `seriatim locks`: lists, shows, releases and interrupts locks, and takes waiters out of queues, directly in the
+//! configured Redis.
 //!
 //! It doesn't need a running Seriatim. Locks in `memory:` belong to one process; for these it prints the call
 //! to that process's admin interface.
@@ -25,13 +26,13 @@ use crate::lock::operator::{
     HolderInfo, INTERRUPT_TIMEOUT, LockDetail, LockRow, LockTarget, OperatorError, OperatorRequest,
 };
 
-/// List, show, release and interrupt session locks
+/// List, show, release and interrupt session locks, and take waiters out of queues
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit codes: 0 done, also if the lock was free already; 1 not done, because the store can't be \
-                  reached, another turn holds the lock now, there is no turn to interrupt, or it did not stop in \
-                  time; 2 wrong arguments; 78 invalid configuration. Every release and every interrupt is logged \
-                  on standard error."
+                  reached, another turn holds the lock now, there is no turn to interrupt, it did not stop in time, \
+                  or the request no longer waits; 2 wrong arguments; 78 invalid configuration. Every change is logged on standard \
+                  error."
 )]
 pub(super) struct LocksArgs {
     #[command(flatten)]
@@ -63,6 +64,12 @@ enum LocksCommand {
     Release(LockChange),
     /// Stop the turn that holds a lock, and wait until it has released the lock
     Interrupt(LockChange),
+    /// Take a waiting request out of the queue of a lock; a turn that has the lock goes on
+    #[command(
+        override_usage = "seriatim locks dequeue [OPTIONS] <USER> <SESSION> <REQUEST_ID>\n       \
+                          seriatim locks dequeue [OPTIONS] --key <KEY> <REQUEST_ID>"
+    )]
+    Dequeue(WaiterSelector),
 }
 
 #[derive(Debug, Args)]
@@ -89,8 +96,28 @@ struct LockSelector {
     key: Option<String>,
 }
 
+#[derive(Debug, Args)]
+struct WaiterSelector {
+    /// The user id, the session id and the request id, which `locks show` prints; with --key, only the request id
+    #[arg(
+        required = true,
+        num_args = 1..=3,
+        value_name = "ID"
+    )]
+    ids: Vec<String>,
+    /// The lock's key, instead of the user id and the session id
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// Print a JSON object, as the admin interface returns it
+    #[arg(long)]
+    json: bool,
+}
+
 /// The lock was not changed or shown.
 const NOT_DONE: u8 = 1;
+
+/// Wrong arguments, as clap exits.
+const USAGE: u8 = 2;
 
 /// How many locks are read from the store at once.
 const PAGE: usize = 1000;
@@ -109,6 +136,14 @@ impl LocksArgs {
     }
 
     fn run_on(&self, config: &Config) -> u8 {
+        if let LocksCommand::Dequeue(which) = &self.command
+            && which.target().is_none()
+        {
+            print_error(
+                "write USER SESSION REQUEST_ID, or --key KEY REQUEST_ID; see seriatim locks dequeue --help",
+            );
+            return USAGE;
+        }
         if config.store.url == StoreAddress::Memory {
             print_error(self.command.memory_store_help(config));
             return NOT_DONE;
@@ -180,6 +215,23 @@ impl LocksCommand {
                     ));
                 }
             }
+            Self::Dequeue(which) => {
+                // Checked when the command began.
+                let Some((target, request)) = which.target() else {
+                    return Ok(USAGE);
+                };
+                let dequeued = operator.dequeue(&target, request, &by).await;
+                let dequeued = dequeued.map_err(failed)?;
+                if which.json {
+                    print_json(&json!(dequeued));
+                } else {
+                    let key = plain(dequeued.key.as_str());
+                    print(format!(
+                        "request {} no longer waits for {key}",
+                        plain(request)
+                    ));
+                }
+            }
         }
         Ok(OK)
     }
@@ -192,7 +244,7 @@ impl LocksCommand {
             curl += &format!(" -H \"authorization: Bearer $(cat {file})\"");
         }
         curl += match self {
-            Self::Release(_) => " -X DELETE",
+            Self::Release(_) | Self::Dequeue(_) => " -X DELETE",
             Self::Interrupt(_) => " -X POST",
             Self::List { .. } | Self::Show { .. } => "",
         };
@@ -213,6 +265,17 @@ impl LocksCommand {
             | Self::Interrupt(LockChange { which, .. }) => {
                 let id = |id: &Option<String>| id.as_deref().map_or("-".into(), encode);
                 path = format!("/{}/{}", id(&which.user), id(&which.session));
+                query.extend(which.key.as_ref().map(|key| format!("key={}", encode(key))));
+            }
+            Self::Dequeue(which) => {
+                let (ids, request) = match &*which.ids {
+                    [user, session, request] => {
+                        (format!("{}/{}", encode(user), encode(session)), request)
+                    }
+                    [request, ..] => ("-/-".into(), request),
+                    [] => return String::new(),
+                };
+                path = format!("/{ids}/queue/{}", encode(request));
                 query.extend(which.key.as_ref().map(|key| format!("key={}", encode(key))));
             }
         }
@@ -243,6 +306,20 @@ impl LockSelector {
                 user: self.user.clone().unwrap_or_default(),
                 session: self.session.clone().unwrap_or_default(),
             },
+        }
+    }
+}
+
+impl WaiterSelector {
+    /// The lock, and the id of the request; `None`: the arguments are too many or too few.
+    fn target(&self) -> Option<(LockTarget, &str)> {
+        match (&self.key, &*self.ids) {
+            (None, [user, session, request]) => {
+                let (user, session) = (user.clone(), session.clone());
+                Some((LockTarget::Session { user, session }, request))
+            }
+            (Some(key), [request]) => Some((LockTarget::Key(key.clone()), request)),
+            _ => None,
         }
     }
 }

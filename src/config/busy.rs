@@ -9,7 +9,7 @@ use http::StatusCode;
 use super::errors::ErrorLanguage;
 use super::option::options;
 use super::reader::{ConfigTable, ConfigValue};
-use super::value_kind::{IntegerIn, Kind, inline_table, quoted, word, words};
+use super::value_kind::{Boolean, Kind, Optional, inline_table, quoted, word, words};
 
 options! {
     /// The response to a request whose session is busy.
@@ -26,9 +26,24 @@ options! {
         /// in the language of `errors.language`; here it is in Chinese.
         error: BTreeMap<String, String> = BTreeMap::from([(String::new(), BUSY[0].into())]),
             Sentences, example "{ zh = \"请稍候\", en = \"Please wait\" }", Live;
-        /// When the client should try again, in seconds; sent as the header `retry-after`.
-        retry_after: u64 = 1, IntegerIn(0..=86_400), example "5", Live;
+        /// When the client should try again; sent in the headers `retry-after` and `retry-after-ms`. `auto`:
+        /// when the session is likely to be free, by how long the last turns of the route took, from 1 to 59
+        /// seconds. A number of seconds: always after this time.
+        retry_after: RetryAfter = RetryAfter::Auto, RetryTime, example "5", Live;
+        /// Whether the body also has the members `retry_after_ms`, `busy_since` and `queue`. The headers
+        /// have the same values in any case.
+        explain: Option<bool> = None, Optional(Boolean), unset "true with `format = \"json\"`",
+            example "false", Live;
     }
+}
+
+/// When a client whose session is busy should try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryAfter {
+    /// When the session is likely to be free.
+    Auto,
+    /// After this many seconds.
+    Seconds(u64),
 }
 
 words! {
@@ -51,8 +66,17 @@ const BUSY: [&str; 2] = [
     "The AI is thinking, please try again later",
 ];
 
+/// The word for [`RetryAfter::Auto`].
+const AUTO: &str = "auto";
+
+/// The longest time after which a client may be told to try again, in seconds: a day.
+const LONGEST_RETRY: u64 = 86_400;
+
 /// The status of an error response.
 struct Status;
+
+/// `"auto"`, or a number of seconds.
+struct RetryTime;
 
 /// One sentence under the language `""`, or a sentence for each language.
 struct Sentences;
@@ -73,6 +97,12 @@ impl BusyConfig {
                 .collect(),
             ..Self::default()
         }
+    }
+
+    /// Whether the body of a response to a busy session says more than the contract's four members. Clients of other
+    /// formats expect none of it.
+    pub fn explains(&self) -> bool {
+        self.explain.unwrap_or(self.format == BusyFormat::Json)
     }
 
     /// Reports a status that is for another format.
@@ -111,6 +141,30 @@ impl Kind for Status {
 
     fn describe(&self) -> String {
         "number, 400 to 599".into()
+    }
+}
+
+impl Kind for RetryTime {
+    type Value = RetryAfter;
+
+    fn read(&self, entry: ConfigValue<'_>) -> Option<RetryAfter> {
+        if entry.is(AUTO) {
+            return Some(RetryAfter::Auto);
+        }
+        let wanted = format!("write a whole number from 0 to {LONGEST_RETRY}, or {AUTO:?}");
+        let seconds = entry.integer_where(|seconds| seconds <= LONGEST_RETRY, &wanted)?;
+        Some(RetryAfter::Seconds(seconds))
+    }
+
+    fn show(&self, value: &RetryAfter) -> Option<String> {
+        Some(match value {
+            RetryAfter::Auto => quoted(AUTO),
+            RetryAfter::Seconds(seconds) => seconds.to_string(),
+        })
+    }
+
+    fn describe(&self) -> String {
+        format!("number, 0 to {LONGEST_RETRY}, or {AUTO:?}")
     }
 }
 

@@ -20,8 +20,8 @@ use super::queue::{self, QueuePlace};
 use super::registry::ClaimRegistration;
 use super::store_lock::{Grant, StoreLock};
 use super::{
-    AcquireError, AcquireReply, AcquireRequest, Claim, DeadHolder, LockHolder, LockOptions, OnLost,
-    QueueOptions, StoreError, Ticket,
+    AcquireError, AcquireReply, AcquireRequest, BusySession, Claim, DeadHolder, LockHolder,
+    LockOptions, OnLost, QueueOptions, StoreError, Ticket,
 };
 use crate::key::SessionKey;
 use crate::metrics::WaitingGauge;
@@ -108,7 +108,7 @@ impl LockClient {
         progress: &mut AcquireProgress,
     ) -> Result<StoreLock, AcquireError> {
         // A claim of before the first heartbeat would count as lost.
-        self.wait_until_ready().await?;
+        self.wait_until_ready(&key).await?;
         let needs_local = progress.needs_local;
         let (claim, state, mut registration) = self.new_claim(key, requester, options, needs_local);
         let queue = options.blocking.then_some(QueueOptions {
@@ -140,7 +140,10 @@ impl LockClient {
             is_queued: false,
             registration: &mut registration,
         };
-        let granted = pending.until_granted().await;
+        let mut granted = pending.until_granted().await;
+        if let Err(AcquireError::TimedOut(_, _, session)) = &mut granted {
+            *session = pending.look().await;
+        }
         progress.has_waited |= pending.waiting.is_some();
         let queue = pending.request.queue.or(pending.queue_later);
         progress.ticket = queue.and_then(|queue| queue.ticket);
@@ -240,11 +243,11 @@ impl PendingClaim<'_> {
     /// Asks the store once. A claim that counts as lost is replaced before that.
     async fn attempt(&mut self) -> Result<AttemptResult, AcquireError> {
         // Each time: since the last attempt, the store may have become another server, or lost its data.
-        self.client.wait_until_ready().await?;
+        self.client.wait_until_ready(&self.claim.key).await?;
         if self.state.is_lost() {
             self.start_over()?;
         }
-        let server = self.client.server_changed();
+        let server = self.client.store.server_changed(&self.claim.key);
         let sent = Instant::now();
         let was_in_doubt = mem::replace(&mut self.is_in_doubt, true);
         let reply = match self.client.store.acquire(&self.claim, &self.request).await {
@@ -270,7 +273,7 @@ impl PendingClaim<'_> {
                 self.client.confirm_heartbeat().await?;
                 // Another server granted the lock, or has taken the place of the one that did. It may lack the
                 // lock of a turn that still runs, or this one.
-                if self.client.server_changed() != server {
+                if self.client.store.server_changed(&self.claim.key) != server {
                     self.state.lose();
                 }
                 // Another instance may have counted this one as dead in the meantime. It may take over
@@ -281,9 +284,12 @@ impl PendingClaim<'_> {
                 (self.is_in_doubt, self.is_queued) = (false, false);
                 return Ok(AttemptResult::Granted(Grant { fence, sent }));
             }
-            AcquireReply::QueueFull => return Err(AcquireError::QueueFull(self.leave())),
+            AcquireReply::QueueFull(session) => {
+                return Err(AcquireError::QueueFull(self.leave(), session));
+            }
             AcquireReply::Superseded => return Err(AcquireError::Superseded(self.leave())),
-            AcquireReply::Busy(holder) => {
+            AcquireReply::Dequeued => return Err(AcquireError::Dequeued(self.leave())),
+            AcquireReply::Busy(holder, session) => {
                 if self.is_found_dead(&holder).await {
                     return Ok(AttemptResult::AskAgain);
                 }
@@ -299,7 +305,7 @@ impl PendingClaim<'_> {
                     // A question that isn't sent is asked again by the next turn.
                     drop(question.await);
                 }
-                return Err(AcquireError::Busy(key, holder));
+                return Err(AcquireError::Busy(key, holder, session));
             }
             AcquireReply::Waiting(ticket, holder) => {
                 let is_new = self
@@ -328,7 +334,8 @@ impl PendingClaim<'_> {
     /// the order.
     ///
     /// # Errors
-    /// When an operator took the claim's lock away, or a newer turn has replaced this one.
+    /// When an operator took the claim's lock away or the turn out of the queue, or a newer turn has replaced this
+    /// one.
     fn start_over(&mut self) -> Result<(), AcquireError> {
         self.give_back();
         self.place = None;
@@ -343,6 +350,9 @@ impl PendingClaim<'_> {
         // Last: no message reaches the old state any more, and the new one knows none of its messages.
         if state.is_force_released() {
             return Err(AcquireError::Taken(self.claim.key.clone()));
+        }
+        if state.is_dequeued() {
+            return Err(AcquireError::Dequeued(self.claim.key.clone()));
         }
         if state.is_superseded() || state.is_interrupted() {
             return Err(AcquireError::Superseded(self.claim.key.clone()));
@@ -409,8 +419,11 @@ impl PendingClaim<'_> {
     ) -> Result<(), AcquireError> {
         let requested = poll_fn(|cx| {
             self.state.register_waker(cx);
-            // An offer that the turn already has is withdrawn with the claim.
-            if self.state.is_superseded() || self.state.is_interrupted() {
+            // An offer that the turn already has is withdrawn with the claim. First, because older versions understand
+            // only the message that says superseded, so both are sent.
+            if self.state.is_dequeued() {
+                Poll::Ready(Err(AcquireError::Dequeued(self.claim.key.clone())))
+            } else if self.state.is_superseded() || self.state.is_interrupted() {
                 Poll::Ready(Err(AcquireError::Superseded(self.claim.key.clone())))
             } else if self.state.is_lost() || self.state.take_retry() {
                 Poll::Ready(Ok(()))
@@ -428,11 +441,23 @@ impl PendingClaim<'_> {
             requested = requested => requested,
             () = sleep_until(at) => match limit {
                 Some(WaitLimit { end, limit }) if Instant::now() >= end => {
-                    Err(AcquireError::TimedOut(self.claim.key.clone(), limit))
+                    Err(AcquireError::TimedOut(self.claim.key.clone(), limit, None))
                 }
                 _ => Ok(()),
             }
         }
+    }
+
+    /// How busy the session is, beside this turn; `None`: the store doesn't tell. Costs a command, which a turn that
+    /// has waited for seconds can wait for, too.
+    async fn look(&self) -> Option<BusySession> {
+        let keys = [self.claim.key.clone()];
+        let found = self.client.store.inspect(&keys, false).await.ok()?;
+        let mut session = found.first()?.busy();
+        // The claim has its place until it is dropped.
+        let own = usize::from(self.is_queued);
+        session.waiters = session.waiters.saturating_sub(own);
+        Some(session)
     }
 
     /// Notes that the store has nothing of the claim, unless a command is still on its way.

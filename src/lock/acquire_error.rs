@@ -5,7 +5,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::claim_state::ClaimState;
-use super::{LockHolder, StoreError};
+use super::{BusySession, LockHolder, StoreError};
 use crate::key::SessionKey;
 
 /// Why a turn did not get its lock.
@@ -13,19 +13,22 @@ use crate::key::SessionKey;
 pub enum AcquireError {
     /// Another turn of the session holds the lock, and this one doesn't wait.
     #[error("{0:?} is held by another turn")]
-    Busy(SessionKey, LockHolder),
+    Busy(SessionKey, LockHolder, BusySession),
     /// The holder of the lock waits for this turn's request: its backend sent the request.
     #[error("the turn that holds {0:?} waits for this one")]
     WouldDeadlock(SessionKey),
     /// The session's queue is full.
     #[error("too many turns wait for {0:?}")]
-    QueueFull(SessionKey),
-    /// The lock did not become free within `blocking_timeout`.
+    QueueFull(SessionKey, BusySession),
+    /// The lock did not become free within `blocking_timeout`. `None`: the store did not tell how busy the session is.
     #[error("{0:?} did not become free within {1:?}")]
-    TimedOut(SessionKey, Duration),
+    TimedOut(SessionKey, Duration, Option<BusySession>),
     /// A newer turn replaced this one, or an operator stopped it.
     #[error("a newer turn of {0:?} replaced this one, or an operator stopped it")]
     Superseded(SessionKey),
+    /// An operator took the waiting turn out of the queue.
+    #[error("an operator took the turn out of the queue of {0:?}")]
+    Dequeued(SessionKey),
     /// An operator took the lock away before the turn began.
     #[error("an operator released {0:?} before the turn began")]
     Taken(SessionKey),

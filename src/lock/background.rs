@@ -164,17 +164,17 @@ impl BackgroundTask {
                     FIRST_PAUSE
                 }
                 // Perhaps a claim of this turn whose first reply got lost.
-                Err(AcquireError::Busy(_, holder))
+                Err(AcquireError::Busy(_, holder, _))
                     if self.client.instance.registry.has_abandoned(&holder) =>
                 {
                     FIRST_PAUSE
                 }
                 // A turn of this process that waits for the local lock, which this turn has.
-                Err(AcquireError::Busy(_, holder)) if self.waits_for_this_turn(&holder) => {
+                Err(AcquireError::Busy(_, holder, _)) if self.waits_for_this_turn(&holder) => {
                     refusals = 0;
                     PAUSE
                 }
-                Err(AcquireError::Busy(_, holder)) => {
+                Err(AcquireError::Busy(_, holder, _)) => {
                     refusals += 1;
                     if refusals == 2 && !self.turn.has_overlapped() {
                         self.report_overlap(&holder);

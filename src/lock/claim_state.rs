@@ -4,7 +4,7 @@
 //! about the claim finds it, even an interruption between the grant and the start of the turn. The
 //! task that serves the turn checks the state before each step; whoever changes the state wakes it.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Context;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub(super) struct ClaimState {
     /// When a turn stops that goes on without its lock: only when it is interrupted. `None`: the turn
     /// stops at the end of the lease.
     interrupt_deadline: Option<Deadline>,
-    flags: AtomicU8,
+    flags: AtomicU16,
     waker: AtomicWaker,
     /// When the command was sent that got the lock; not set before that.
     held_since: OnceLock<Instant>,
@@ -40,21 +40,23 @@ pub(super) struct ClaimState {
 pub const INTERRUPT_GRACE: Duration = Duration::from_millis(200);
 
 /// The lock may be free or offered to the claim: the turn has to ask again.
-const RETRY: u8 = 1;
+const RETRY: u16 = 1;
 /// A newer turn has replaced the claim in the queue.
-const SUPERSEDED: u8 = 2;
+const SUPERSEDED: u16 = 2;
 /// The turn has to stop.
-const INTERRUPTED: u8 = 4;
+const INTERRUPTED: u16 = 4;
 /// The store says that the claim doesn't hold the lock.
-const TAKEN: u8 = 8;
+const TAKEN: u16 = 8;
 /// The turn is over, and keeps its lock only until it is released, after `lock.settle`.
-const SETTLING: u8 = 16;
+const SETTLING: u16 = 16;
 /// An operator has taken the lock away.
-const FORCE_RELEASED: u8 = 32;
+const FORCE_RELEASED: u16 = 32;
 /// The turn hasn't begun: it needs this replica's own lock, too.
-const NEEDS_LOCAL: u8 = 64;
+const NEEDS_LOCAL: u16 = 64;
 /// Another process has taken the name of the claim's instance.
-const NAME_TAKEN: u8 = 128;
+const NAME_TAKEN: u16 = 128;
+/// An operator has taken the claim out of the queue.
+const DEQUEUED: u16 = 256;
 
 // === impl ClaimState ===
 
@@ -65,7 +67,7 @@ impl ClaimState {
         Self {
             lease_end: Deadline::within(instance_deadline),
             interrupt_deadline: (!stop_when_lost).then(|| Deadline::within(None)),
-            flags: AtomicU8::new(0),
+            flags: AtomicU16::new(0),
             waker: AtomicWaker::new(),
             held_since: OnceLock::new(),
             bytes: OnceLock::new(),
@@ -147,6 +149,11 @@ impl ClaimState {
         self.set(SUPERSEDED);
     }
 
+    /// Notes that an operator has taken the claim out of the queue.
+    pub(super) fn dequeue(&self) {
+        self.set(DEQUEUED);
+    }
+
     /// Notes that the store no longer has the lock for this claim.
     pub(super) fn lose(&self) {
         self.flags.fetch_or(TAKEN, Ordering::AcqRel);
@@ -224,6 +231,11 @@ impl ClaimState {
         self.has(SUPERSEDED)
     }
 
+    /// Whether an operator has taken the claim out of the queue.
+    pub(super) fn is_dequeued(&self) -> bool {
+        self.has(DEQUEUED)
+    }
+
     /// Whether the store no longer has the lock for this claim, or the instance counted as dead.
     pub(super) fn is_lost(&self) -> bool {
         self.has(TAKEN)
@@ -268,12 +280,12 @@ impl ClaimState {
         self.waker.register(cx.waker());
     }
 
-    fn set(&self, flag: u8) {
+    fn set(&self, flag: u16) {
         self.flags.fetch_or(flag, Ordering::AcqRel);
         self.waker.wake();
     }
 
-    fn has(&self, flag: u8) -> bool {
+    fn has(&self, flag: u16) -> bool {
         self.flags.load(Ordering::Acquire) & flag != 0
     }
 }

@@ -65,6 +65,7 @@ impl MessageHandler for Dispatcher {
             }
             Message::Granted(_) => ClaimState::request_retry,
             Message::Superseded(_) => ClaimState::supersede,
+            Message::Dequeued(_) => ClaimState::dequeue,
             Message::Interrupt(_) => ClaimState::interrupt,
             Message::Taken(_) => ClaimState::force_release,
         };
@@ -87,6 +88,7 @@ fn log_operated(action: OperatorAction, by: &str, key: &SessionKey) {
     let message = match action {
         OperatorAction::ForceRelease => "lock released by an operator",
         OperatorAction::Interrupt => "turn interrupted by an operator",
+        OperatorAction::Dequeue => "waiting turn taken out of the queue by an operator",
     };
     tracing::info!(target: "seriatim::audit", by, key = &*key.redacted(), "{message}");
 }

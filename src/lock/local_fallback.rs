@@ -155,7 +155,9 @@ impl LocalFallback<'_> {
         };
         let acquired = client.acquire(key, requester, options, progress).await;
         acquired.map_err(|error| match (error, self.options.blocking_timeout) {
-            (AcquireError::TimedOut(key, _), Some(limit)) => AcquireError::TimedOut(key, limit),
+            (AcquireError::TimedOut(key, _, session), Some(limit)) => {
+                AcquireError::TimedOut(key, limit, session)
+            }
             (error, _) => error,
         })
     }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::extender::Extender;
 use super::instance::Instance;
 use super::releaser::Releaser;
 use super::{CallChain, ClaimId, LockHolder, Store, StoreError, WaitPlace};
+use crate::key::SessionKey;
 
 /// A store, and what this worker and its process do in it in the background.
 #[derive(Debug)]
@@ -23,8 +23,6 @@ pub(super) struct LockClient {
     pub(super) outage_limit: Option<Duration>,
     /// The last connection to the store since which the instance has renewed its heartbeat.
     confirmed: AtomicU64,
-    /// When the store was last found to be another server.
-    server_changes: watch::Receiver<Option<Instant>>,
 }
 
 /// The turn that asks for a lock: how its token names it, and who waits for it.
@@ -60,18 +58,11 @@ impl LockClient {
         Self {
             releaser: Releaser::new(Arc::clone(&store)),
             extender: Extender::new(Arc::clone(&store)),
-            server_changes: store.server_changes(),
             store,
             instance,
             outage_limit,
             confirmed: AtomicU64::new(FIRST_CONNECTION),
         }
-    }
-
-    /// When the store was last found to be another server, which may lack locks that the one before had granted;
-    /// `None`: never.
-    pub(super) fn server_changed(&self) -> Option<Instant> {
-        *self.server_changes.borrow()
     }
 
     /// Whether the holder waits for a request of these callers, so that the request would wait for itself. A
@@ -84,16 +75,20 @@ impl LockClient {
                 .is_some_and(|turn| callers.contains(turn.tag()) && !registry.is_over(turn.id))
     }
 
-    /// Waits until turns may ask the store for locks: the instance has a valid heartbeat, and other instances have
+    /// Waits until turns of this session may ask the store for its lock: the instance has a valid heartbeat, and other instances have
     /// had the time to stop turns whose locks the store has lost. Cancel-safe.
     ///
     /// # Errors
     /// When the last heartbeat failed.
-    pub(super) async fn wait_until_ready(&self) -> Result<(), StoreError> {
+    pub(super) async fn wait_until_ready(&self, key: &SessionKey) -> Result<(), StoreError> {
         loop {
             self.instance.heartbeat.wait_until_alive().await?;
             let grace = self.instance.failover_grace;
-            match self.server_changed().map(|changed| changed + grace) {
+            match self
+                .store
+                .server_changed(key)
+                .map(|changed| changed + grace)
+            {
                 Some(resumes) if Instant::now() < resumes => sleep_until(resumes).await,
                 _ => return Ok(()),
             }

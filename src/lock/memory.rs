@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    AcquireReply, AcquireRequest, Claim, Epoch, Fence, HeartbeatReply, InstanceLiveness,
+    AcquireReply, AcquireRequest, Claim, ClaimId, Epoch, Fence, HeartbeatReply, InstanceLiveness,
     LockHolder, LockInfo, Message, MessageHandler, QueueState, ScanCursor, ScanPage, Store,
     StoreFuture, WatchedQueue, Withdrawal,
 };
@@ -166,6 +166,10 @@ impl Store for MemoryStore {
         reply(self.with(key, |session, command| {
             session.force_release(holder, command)
         }))
+    }
+
+    fn dequeue(&self, key: &SessionKey, waiter: ClaimId) -> StoreFuture<bool> {
+        reply(self.with(key, |session, command| session.dequeue(waiter, command)))
     }
 
     fn heartbeat(

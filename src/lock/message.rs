@@ -1,7 +1,7 @@
 //! Messages from one instance to another about a claim.
 //!
 //! Invariant: a message is a hint. It may get lost, so whoever receives one asks the store; only
-//! `interrupt` and `taken` end a turn, and `operator` is for the log. An instance ignores a message that it can't
+//! `interrupt` and `taken` end a turn, `superseded` and `dequeued` end its waiting, and `operator` is for the log. An instance ignores a message that it can't
 //! parse, because a newer version may have sent it.
 
 use std::fmt;
@@ -18,6 +18,8 @@ pub enum Message {
     Granted(ClaimId),
     /// A newer turn has replaced the claim in the queue.
     Superseded(ClaimId),
+    /// An operator has taken the claim out of the queue.
+    Dequeued(ClaimId),
     /// The turn has to stop: a newer turn replaces it, or an operator stops it.
     Interrupt(ClaimId),
     /// An operator has taken the lock away.
@@ -35,6 +37,8 @@ pub enum OperatorAction {
     ForceRelease,
     /// Stops the turn.
     Interrupt,
+    /// Takes the waiting turn out of the queue.
+    Dequeue,
 }
 
 /// Who acts as an operator, and on which lock.
@@ -63,6 +67,7 @@ impl Message {
         match self {
             Self::Granted(id)
             | Self::Superseded(id)
+            | Self::Dequeued(id)
             | Self::Interrupt(id)
             | Self::Taken(id)
             | Self::InUse(id, _)
@@ -77,6 +82,7 @@ impl fmt::Display for Message {
         match self {
             Self::Granted(id) => write!(f, "granted {id}"),
             Self::Superseded(id) => write!(f, "superseded {id}"),
+            Self::Dequeued(id) => write!(f, "dequeued {id}"),
             Self::Interrupt(id) => write!(f, "interrupt {id}"),
             Self::Taken(id) => write!(f, "taken {id}"),
             Self::InUse(id, key) => write!(f, "in_use {id} {}", key.as_str()),
@@ -119,6 +125,7 @@ impl FromStr for Message {
         match kind {
             "granted" => Ok(Self::Granted(id)),
             "superseded" => Ok(Self::Superseded(id)),
+            "dequeued" => Ok(Self::Dequeued(id)),
             "interrupt" => Ok(Self::Interrupt(id)),
             "taken" => Ok(Self::Taken(id)),
             _ => Err(ForeignText),
@@ -133,6 +140,7 @@ impl OperatorAction {
         match self {
             Self::ForceRelease => "release",
             Self::Interrupt => "interrupt",
+            Self::Dequeue => "dequeue",
         }
     }
 }
@@ -141,7 +149,7 @@ impl FromStr for OperatorAction {
     type Err = ForeignText;
 
     fn from_str(text: &str) -> Result<Self, ForeignText> {
-        [Self::ForceRelease, Self::Interrupt]
+        [Self::ForceRelease, Self::Interrupt, Self::Dequeue]
             .into_iter()
             .find(|action| action.word() == text)
             .ok_or(ForeignText)
@@ -167,6 +175,7 @@ mod tests {
         let texts = [
             ("granted ID", Message::Granted(id)),
             ("superseded ID", Message::Superseded(id)),
+            ("dequeued ID", Message::Dequeued(id)),
             ("interrupt ID", Message::Interrupt(id)),
             ("taken ID", Message::Taken(id)),
             ("in_use ID lock:session:u1:a b", Message::InUse(id, key)),

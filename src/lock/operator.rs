@@ -1,7 +1,8 @@
-//! What an operator does with locks: lists them, shows one, releases one, interrupts a turn.
+//! What an operator does with locks: lists them, shows one, releases one, interrupts a turn, takes a waiter out of
+//! a queue.
 //!
-//! Invariants: only the holder that the operator saw loses its lock, never a later one. Every attempt to
-//! change a lock is logged with who asked for it.
+//! Invariants: only the holder that the operator saw loses its lock, never a later one. Every attempt to change a
+//! lock or a queue is logged with who asked for it.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -20,9 +21,11 @@ use crate::key::{Keyspace, SessionKey};
 use audit::AuditRecord;
 
 mod audit;
+mod dequeue;
 mod report;
 mod request;
 
+pub use dequeue::DequeueResult;
 pub use report::{HolderInfo, LockDetail, LockPage, LockRow};
 pub use request::{LockTarget, OperatorRequest};
 
@@ -73,6 +76,16 @@ pub enum OperatorError {
     /// Nobody holds the lock.
     #[error("{} is not locked", .0.as_str())]
     NotLocked(SessionKey),
+    /// The request is in no queue that this operator sees.
+    #[error("no turn of request {request:?} waits for {key}: {}", why_not_waiting(*.has_lock), key = .key.as_str())]
+    NotWaiting {
+        /// The session of the queue.
+        key: SessionKey,
+        /// The id of the request.
+        request: Box<str>,
+        /// Whether a turn of the request has the lock.
+        has_lock: bool,
+    },
     /// The holder can't receive a message.
     #[error("the holder of {key} can't be interrupted: {1}", key = .0.as_str())]
     NotInterruptible(SessionKey, &'static str),
@@ -348,7 +361,7 @@ impl Operator {
         }
     }
 
-    /// Says in the log of the holder's instance who has acted. The message may get lost; and an instance with
+    /// Says in the log of the instance of a holder or a waiter who has acted. The message may get lost; and an instance with
     /// another prefix can't be told.
     async fn tell_holder(
         &self,
@@ -447,6 +460,14 @@ fn matches(space: &Keyspace, key: &SessionKey, search: Option<&str>) -> bool {
     }
 }
 
+/// Why a request isn't in the queue, as far as that is known.
+fn why_not_waiting(has_lock: bool) -> &'static str {
+    match has_lock {
+        true => "it has the lock now",
+        false => "it is over, has just got the lock, or waits under another store.prefix",
+    }
+}
+
 /// When the lock of a replica that is gone is free again.
 fn recovers(recovery: Option<&Duration>) -> String {
     let wait = recovery.map(|rest| format!(" from {} s on", rest.as_secs() + 1));
@@ -470,6 +491,7 @@ impl OperatorError {
             Self::AmbiguousKey(_) => "ambiguous_key",
             Self::HolderChanged(_) => "holder_changed",
             Self::NotLocked(_) => "not_locked",
+            Self::NotWaiting { .. } => "not_waiting",
             Self::NotInterruptible(..) | Self::ReplicaGone { .. } => "not_interruptible",
         }
     }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{
-    AcquireReply, AcquireRequest, Claim, DeadHolder, Epoch, Fence, HeartbeatReply,
+    AcquireReply, AcquireRequest, Claim, ClaimId, DeadHolder, Epoch, Fence, HeartbeatReply,
     InstanceLiveness, LockHolder, LockInfo, Message, MessageHandler, QueueState, ScanCursor,
     ScanPage, Store, StoreFuture, Ticket, WatchedQueue, Withdrawal, millis,
 };
@@ -50,6 +50,7 @@ mod sentinel;
 mod server;
 mod slots;
 mod stream;
+mod target;
 mod tls;
 mod url;
 mod write_buffer;
@@ -286,6 +287,10 @@ impl Store for RedisStore {
         self.routes.number()
     }
 
+    fn server_changed(&self, key: &SessionKey) -> Option<Instant> {
+        self.routes.server_changed(self.routes.slot(key.as_str()))
+    }
+
     fn server_changes(&self) -> watch::Receiver<Option<Instant>> {
         self.routes.server_changes()
     }
@@ -442,6 +447,16 @@ impl Store for RedisStore {
                 _ => None,
             },
         )
+    }
+
+    fn dequeue(&self, key: &SessionKey, waiter: ClaimId) -> StoreFuture<bool> {
+        let mut command = self.names.session(key).call(&scripts::DEQUEUE, ID_BYTES);
+        command.arg(waiter.to_string());
+        let slot = self.routes.slot(key.as_str());
+        self.send(StoreCommand::Dequeue, slot, command, |value| match value {
+            Value::Int(removed) => Some(*removed == 1),
+            _ => None,
+        })
     }
 
     fn heartbeat(

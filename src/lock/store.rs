@@ -10,7 +10,7 @@ use std::num::ParseIntError;
 use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 use tokio::sync::watch;
@@ -65,15 +65,29 @@ pub enum AcquireReply {
     /// The claim holds the lock.
     Granted(Fence),
     /// This holder has the lock, and the claim didn't ask to wait.
-    Busy(LockHolder),
+    Busy(LockHolder, BusySession),
     /// This holder has the lock, and the claim has a place in the queue.
     Waiting(Ticket, LockHolder),
     /// The lock is busy, and the queue is full.
-    QueueFull,
+    QueueFull(BusySession),
     /// A newer turn has replaced the claim in the queue.
     Superseded,
+    /// An operator has taken the claim out of the queue.
+    Dequeued,
     /// The dead holder of the request has lost the lock just now, and this is the reply apart from that.
     TookOver(Box<AcquireReply>),
+}
+
+/// What a refused turn is told of its busy session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BusySession {
+    /// When the holder took the lock, by the store's clock; `None`: it isn't known, or the lock was handed over and
+    /// isn't taken yet.
+    pub since: Option<SystemTime>,
+    /// How long ago that was, by the store's clock; `None`: it isn't known.
+    pub age: Option<Duration>,
+    /// How many turns wait for the lock. Some of them may be gone, and not be noticed yet.
+    pub waiters: usize,
 }
 
 /// A queue in which turns of an instance wait.
@@ -258,8 +272,14 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         0
     }
 
-    /// When this process last found another server behind its connections, which may lack the last writes; `None`:
-    /// never. A connection to another server changes the value before its first command.
+    /// When another server than before was last found to have this session's lock, which may lack the last writes;
+    /// `None`: never.
+    fn server_changed(&self, _key: &SessionKey) -> Option<Instant> {
+        None
+    }
+
+    /// The last of all times that [`Store::server_changed`] gives for any session; `None`: never. A connection to
+    /// another server changes the value before its first command.
     fn server_changes(&self) -> watch::Receiver<Option<Instant>> {
         watch::channel(None).1
     }
@@ -311,6 +331,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// this holder doesn't have the lock.
     fn force_release(&self, key: &SessionKey, holder: &LockHolder) -> StoreFuture<Option<Fence>>;
 
+    /// Takes a waiter out of the queue, and sends a message to its instance; `false` if it isn't in the queue. Until
+    /// the store forgets the queue, [`QUEUE_TTL`] after its last waiter, the reply to the claim is
+    /// [`AcquireReply::Dequeued`].
+    fn dequeue(&self, key: &SessionKey, waiter: ClaimId) -> StoreFuture<bool>;
+
     /// Keeps the instance alive for `ttl`. Refused if another epoch has the name, unless `take_name` is
     /// set.
     fn heartbeat(
@@ -345,6 +370,9 @@ pub const OFFER_TTL: Duration = Duration::from_secs(3);
 /// How long the store keeps a queue that no instance watches. By then all its waiters have timed out.
 pub const QUEUE_TTL: Duration = Duration::from_secs(10);
 
+/// No fence is as large: scripts can't count on from there. As a time it is in the year 2255.
+const LAST_FENCE: u64 = 1 << 53;
+
 // === impl ScanCursor ===
 
 impl fmt::Display for ScanCursor {
@@ -377,7 +405,11 @@ impl AcquireReply {
         match self {
             Self::Granted(_) => true,
             Self::TookOver(reply) => reply.is_granted(),
-            Self::Busy(_) | Self::Waiting(..) | Self::QueueFull | Self::Superseded => false,
+            Self::Busy(..)
+            | Self::Waiting(..)
+            | Self::QueueFull(_)
+            | Self::Superseded
+            | Self::Dequeued => false,
         }
     }
 }
@@ -416,7 +448,28 @@ impl StoreError {
     }
 }
 
+// === impl LockInfo ===
+
+impl LockInfo {
+    /// What a refused turn is told of the session.
+    pub(super) fn busy(&self) -> BusySession {
+        BusySession {
+            since: self.fence.and_then(Fence::time),
+            age: self.age,
+            waiters: self.waiters,
+        }
+    }
+}
+
 // === impl Fence ===
+
+impl Fence {
+    /// When the lock was taken, by the store's clock; `None` for a number that no clock gives.
+    pub(super) fn time(self) -> Option<SystemTime> {
+        let is_time = self.0 < LAST_FENCE;
+        is_time.then(|| UNIX_EPOCH + Duration::from_micros(self.0))
+    }
+}
 
 impl fmt::Display for Fence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

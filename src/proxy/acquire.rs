@@ -12,13 +12,15 @@ use super::body_timer::BodyLimits;
 use super::forward::{OutgoingBody, ReadAheadLimit};
 use super::keep_alive::{EarlyResponse, WaitingTurn};
 use super::record::RequestRecord;
-use super::refusal::{BusyReason, ErrorFormat, Refusal, SentenceLanguage};
+use super::refusal::{BusyNotice, BusyReason, ErrorFormat, Refusal, SentenceLanguage};
 use crate::budget::Budget;
-use crate::config::{Config, NestedCalls, TurnConfig};
+use crate::config::{Config, NestedCalls, RetryAfter, TurnConfig};
 use crate::drain::DrainWatch;
 use crate::key::SessionKey;
 use crate::listen::ClientConnection;
-use crate::lock::{AcquireError, CallChain, LockGuard, LockLoss, Locks, TurnTag, WaitPlace};
+use crate::lock::{
+    AcquireError, BusySession, CallChain, LockGuard, LockLoss, Locks, TurnTag, WaitPlace,
+};
 use crate::trace::{self, TurnTrace};
 
 /// What a turn needs to get its lock.
@@ -92,7 +94,7 @@ impl TurnLock<'_> {
             };
             tokio::select! {
                 biased;
-                acquired = acquiring => acquired.map_err(|error| self.refusal(error)),
+                acquired = acquiring => acquired.map_err(|error| self.refusal(error, record)),
                 // Another replica has the time to wait. Dropping the future leaves the queue.
                 () = drain.draining() => Err(Refusal::Draining),
                 // The client has left, or others need the memory that the body takes.
@@ -100,7 +102,7 @@ impl TurnLock<'_> {
                 never = keeping => match never {},
             }
         } else {
-            acquiring.await.map_err(|error| self.refusal(error))
+            acquiring.await.map_err(|error| self.refusal(error, record))
         };
         if let Some(early) = self.early {
             early.wait_ended();
@@ -167,16 +169,43 @@ impl TurnLock<'_> {
         Box::new(TurnTrace::new(tag.as_u128(), tags))
     }
 
-    fn refusal(&self, error: AcquireError) -> Refusal {
-        let busy = |why, key| Refusal::busy(why, key, &self.turn.busy, self.headers);
+    fn refusal(&self, error: AcquireError, record: &RequestRecord) -> Refusal {
+        let busy = |why, key, session| {
+            let notice = self.notice(why, session, record);
+            Refusal::busy(why, key, notice, &self.turn.busy, self.headers)
+        };
         match error {
-            AcquireError::Busy(key, _) => busy(BusyReason::NoWaiting, key),
+            AcquireError::Busy(key, _, session) => busy(BusyReason::NoWaiting, key, Some(session)),
             AcquireError::WouldDeadlock(key) => Refusal::WouldDeadlock(key),
-            AcquireError::QueueFull(key) => busy(BusyReason::QueueFull, key),
-            AcquireError::TimedOut(key, _) => busy(BusyReason::TimedOut, key),
+            AcquireError::QueueFull(key, session) => {
+                busy(BusyReason::QueueFull, key, Some(session))
+            }
+            AcquireError::TimedOut(key, _, session) => busy(BusyReason::TimedOut, key, session),
             AcquireError::Superseded(_) => Refusal::Superseded,
+            AcquireError::Dequeued(_) => Refusal::Dequeued,
             AcquireError::Taken(_) => Refusal::LockLost(LockLoss::Taken),
             AcquireError::Store(error) => Refusal::Store(error),
+        }
+    }
+
+    /// What the client of a busy session is told.
+    fn notice(
+        &self,
+        why: BusyReason,
+        session: Option<BusySession>,
+        record: &RequestRecord,
+    ) -> BusyNotice {
+        let retry_after = match self.turn.busy.retry_after {
+            RetryAfter::Seconds(seconds) => Duration::from_secs(seconds),
+            RetryAfter::Auto => {
+                let age = session.and_then(|session| session.age);
+                let waiters = session.map_or(0, |session| session.waiters);
+                record.time_until_free(age, why.turns_ahead(waiters))
+            }
+        };
+        BusyNotice {
+            retry_after,
+            session,
         }
     }
 }

@@ -91,7 +91,8 @@ const LONGEST_EXPOSED: usize = 1024;
 const MOST_ORIGINS: usize = 256;
 
 /// The headers of error responses that a page may read.
-const EXPOSED: [&[u8]; 2] = [b"retry-after", b"x-seriatim-error"];
+const EXPOSED: &str =
+    "retry-after, retry-after-ms, x-seriatim-busy-since, x-seriatim-error, x-seriatim-queue";
 
 // === impl RequestOrigin ===
 
@@ -436,14 +437,14 @@ impl CorsGrant {
     fn exposing_errors(&self) -> HeaderValue {
         let names = list_items(&self.exposed).filter(|name| !name.is_empty());
         let mut names: Vec<_> = names.collect();
-        for name in EXPOSED {
+        for name in EXPOSED.split(", ").map(str::as_bytes) {
             if !names.iter().any(|known| known.eq_ignore_ascii_case(name)) {
                 names.push(name);
             }
         }
         // They were valid in a header before.
         HeaderValue::from_bytes(&names.join(&b", "[..]))
-            .unwrap_or(HeaderValue::from_static("retry-after, x-seriatim-error"))
+            .unwrap_or(HeaderValue::from_static(EXPOSED))
     }
 }
 
@@ -557,7 +558,7 @@ mod tests {
             .find(&origin("https://page.example"), Some("chat"));
         assert_eq!(
             grant.expect("the origin is allowed").exposing_errors(),
-            "retry-after, x-seriatim-error",
+            EXPOSED,
             "a long list is left out"
         );
         let head = |value: &str| {

@@ -26,12 +26,13 @@ use crate::outcome::Outcome;
 use crate::redact;
 use crate::trace::{self, RequestTrace, TurnTrace};
 use crate::wire::Bounds;
+use hold_times::RouteHolds;
 
-pub use session_watch::SessionWatch;
 pub use sinks::RecordSinks;
 pub(super) use sinks::RouteSinks;
 
 mod access_log;
+mod hold_times;
 mod session_watch;
 mod sinks;
 
@@ -155,6 +156,19 @@ impl RequestRecord {
     /// The time of silence after which the client of the route gets a comment; `None`: never.
     pub(super) fn keep_alive(&self) -> Option<Duration> {
         self.route.as_deref()?.turn.as_ref()?.lock.keep_alive
+    }
+
+    /// After which time the busy session of the request is likely to be free, by how long the last turns of its
+    /// route took: the running turn has held the lock for `age`, and there are so many waiters.
+    pub(super) fn time_until_free(&self, age: Option<Duration>, waiters: usize) -> Duration {
+        let holds = self.route_holds().map(Arc::as_ref);
+        holds
+            .unwrap_or(&RouteHolds::default())
+            .time_until_free(age, waiters)
+    }
+
+    fn route_holds(&self) -> Option<&Arc<RouteHolds>> {
+        self.sinks.holds.get(self.route_index?)
     }
 
     /// Notes which lock the request needs, and gives its session. A route whose requests name none is warned of.
@@ -328,6 +342,9 @@ impl RequestRecord {
         };
         let counters = self.sinks.routes.route(self.route_index);
         counters.request_ended(outcome, times);
+        if let (Some(holds), Some(hold)) = (self.route_holds(), hold) {
+            holds.note(hold);
+        }
         self.log(outcome, times, ended - self.begun, bytes);
         if outcome.is_refusal_or_loss() {
             self.sinks.journal.note(JournalEvent {

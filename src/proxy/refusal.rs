@@ -18,9 +18,11 @@ use crate::outcome::Outcome;
 use format::ContractBody;
 use language::text_for_caller;
 
+pub(super) use busy::BusyNotice;
 pub(super) use format::ErrorFormat;
 pub(super) use language::SentenceLanguage;
 
+mod busy;
 mod format;
 mod language;
 
@@ -34,13 +36,14 @@ pub(super) enum Refusal {
         /// The text of `busy.error` in the caller's language.
         text: String,
         status: StatusCode,
-        /// The value of `retry-after`, in seconds.
-        retry_after: u64,
+        notice: BusyNotice,
     },
     /// The session's turn waits for this request, because its backend sent it.
     WouldDeadlock(SessionKey),
     /// A newer turn of the session is to run instead, or an operator stopped this one.
     Superseded,
+    /// An operator took the waiting turn out of the queue.
+    Dequeued,
     /// The session can't be read from the request.
     Session(SessionError),
     /// No route takes the request.
@@ -77,10 +80,15 @@ struct ErrorContent {
     detail: String,
     /// The value of `retry-after`, in seconds; `None`: there is no such header.
     retry_after: Option<u64>,
+    /// What the client of a busy session is told; `None`: the session isn't busy.
+    notice: Option<BusyNotice>,
 }
 
 /// The header with the error code, which is the [`Outcome`]'s word.
 const REASON: HeaderName = HeaderName::from_static("x-seriatim-error");
+
+/// The header that keeps the clients of OpenAI and Anthropic, which retry after 409, from coming back at once.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// The `retry-after` of an error that passes by itself, in seconds: a store or a replica that restarts
 /// needs about as long.
@@ -94,6 +102,7 @@ impl Refusal {
     pub(super) fn busy(
         reason: BusyReason,
         key: SessionKey,
+        notice: BusyNotice,
         busy: &BusyConfig,
         caller: &HeaderMap,
     ) -> Self {
@@ -107,7 +116,7 @@ impl Refusal {
             key,
             text: text_for_caller(busy, caller).to_owned(),
             status,
-            retry_after: busy.retry_after,
+            notice,
         }
     }
 
@@ -137,6 +146,7 @@ impl Refusal {
             },
             Self::WouldDeadlock(_) => Outcome::WouldDeadlock,
             Self::Superseded | Self::LockLost(LockLoss::Interrupted) => Outcome::Superseded,
+            Self::Dequeued => Outcome::Dequeued,
             Self::Session(error) => match error {
                 SessionError::TooLarge { .. } | SessionError::TooDense { .. } => {
                     Outcome::BodyTooLarge
@@ -199,6 +209,7 @@ impl Refusal {
             Self::Busy { .. }
             | Self::WouldDeadlock(_)
             | Self::Superseded
+            | Self::Dequeued
             | Self::NoRoute
             | Self::Draining => None,
         }
@@ -215,6 +226,7 @@ impl Refusal {
             error,
             detail,
             retry_after,
+            notice,
         } = self.content(language);
         let reason = self.outcome().as_str();
         let body = ContractBody {
@@ -222,6 +234,7 @@ impl Refusal {
             error: &error,
             detail: &detail,
             status_code: status.as_u16(),
+            busy: notice.filter(|_| format.explains()).map(Into::into),
         };
         let mut response = Response::new(Bytes::from(format.body(&body, reason)));
         *response.status_mut() = format.status(status);
@@ -236,6 +249,12 @@ impl Refusal {
         if let Some(seconds) = retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if let Some(notice) = notice {
+            notice.add_to(headers);
+        }
+        if matches!(self, Self::Dequeued) {
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
         response
     }
 
@@ -246,18 +265,21 @@ impl Refusal {
                 key,
                 text,
                 status,
-                retry_after,
+                notice,
                 ..
-            } => ErrorContent::new(
-                *status,
-                text,
-                format!(
-                    "[{}] {}",
-                    key.as_str(),
-                    say("锁已被占用", "the lock is taken")
-                ),
-                Some(*retry_after),
-            ),
+            } => ErrorContent {
+                notice: Some(*notice),
+                ..ErrorContent::new(
+                    *status,
+                    text,
+                    format!(
+                        "[{}] {}",
+                        key.as_str(),
+                        say("锁已被占用", "the lock is taken")
+                    ),
+                    None,
+                )
+            },
             Self::WouldDeadlock(key) => ErrorContent::new(
                 StatusCode::CONFLICT,
                 say(
@@ -278,6 +300,15 @@ impl Refusal {
                     "The turn was stopped for a newer one",
                 ),
                 "a newer turn of this session has begun, or an operator stopped this one".into(),
+                None,
+            ),
+            Self::Dequeued => ErrorContent::new(
+                StatusCode::CONFLICT,
+                say(
+                    "本轮对话已被管理员移出队列",
+                    "The turn was taken out of the queue",
+                ),
+                "an operator took this turn out of the session's queue before it began".into(),
                 None,
             ),
             Self::Session(error) => session_content(error, language),
@@ -328,6 +359,7 @@ impl ErrorContent {
             error: error.into(),
             detail,
             retry_after,
+            notice: None,
         }
     }
 }
@@ -453,19 +485,38 @@ fn store_detail(error: &StoreError) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
+    use crate::lock::BusySession;
     use serde_json::json;
 
     #[test]
     fn a_busy_session_gets_the_error_response_of_the_contract() {
         let key = SessionKey::literal("lock:session:user:session_123");
         let reason = BusyReason::NoWaiting;
-        let refusal = Refusal::busy(reason, key, &BusyConfig::default(), &HeaderMap::new());
-        let response = refusal.response(&ErrorFormat::default(), SentenceLanguage::default());
+        let (config, caller) = (BusyConfig::default(), HeaderMap::new());
+        let since = UNIX_EPOCH + Duration::from_micros(1_765_432_100_123_456);
+        let notice = BusyNotice {
+            retry_after: Duration::from_millis(4_001),
+            session: Some(BusySession {
+                since: Some(since),
+                age: Some(Duration::from_secs(3)),
+                waiters: 2,
+            }),
+        };
+        let refusal = Refusal::busy(reason, key, notice, &config, &caller);
+        let response = refusal.response(
+            &ErrorFormat::new(&config, None),
+            SentenceLanguage::default(),
+        );
         assert_eq!(response.status(), 429, "the status of [busy]");
         for (name, value) in [
             ("x-seriatim-error", "session_busy"),
-            ("retry-after", "1"),
+            ("retry-after", "5"),
+            ("retry-after-ms", "4001"),
+            ("x-seriatim-busy-since", "2025-12-11T05:48:20.123Z"),
+            ("x-seriatim-queue", "2"),
             ("content-type", "application/json; charset=utf-8"),
         ] {
             assert_eq!(response.headers()[name], value, "the header {name}");
@@ -476,7 +527,13 @@ mod tests {
             "error": "AI 正在思考中，请稍后再试",
             "detail": "[lock:session:user:session_123] 锁已被占用",
             "status_code": 429,
+            "retry_after_ms": 4001,
+            "busy_since": "2025-12-11T05:48:20.123Z",
+            "queue": 2,
         });
-        assert_eq!(body, expected, "these four members and no other");
+        assert_eq!(
+            body, expected,
+            "the contract's four members, and three that explain"
+        );
     }
 }

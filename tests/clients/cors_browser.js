@@ -23,7 +23,9 @@ function inPage() {
   window.read = async (answer) => {
     const { status, headers } = answer;
     const { error } = await answer.json();
-    return [status, headers.get("x-seriatim-error"), headers.get("retry-after"), error];
+    const times = ["retry-after", "retry-after-ms", "x-seriatim-busy-since", "x-seriatim-queue"];
+    const readable = times.filter((name) => headers.has(name));
+    return [status, headers.get("x-seriatim-error"), readable, error];
   };
   window.failure = (call) => call.then(() => "was read", (error) => error.name);
 }

@@ -13,13 +13,14 @@ const [admin, proxy, what, token] = process.argv.slice(2);
 const BUSY = "does not wait";
 
 /** A turn whose answer goes on until it is let go. Resolves when its head is there. */
-async function turn(session, user = "u1", way = "waits") {
+async function turn(session, user = "u1", way = "waits", named = {}) {
   const answer = await fetch(`${proxy}/chat`, {
     method: "POST",
-    headers: { "content-type": "application/json", "x-way": way === BUSY ? "refuse" : "wait" },
+    headers: { "content-type": "application/json", "x-way": way === BUSY ? "refuse" : "wait", ...named },
     body: JSON.stringify({ session_id: session, user_id: user }),
     signal: AbortSignal.timeout(60_000), // more than a scene takes
   });
+  if (answer.status === 409) return { status: 409, error: [answer.status, answer.headers.get("x-seriatim-error"), (await answer.json()).error] };
   const text = answer.text().then(
     (text) => ({ end: "whole", pieces: text.split("data: ").length - 1 }),
     () => ({ end: "cut" }),
@@ -188,6 +189,49 @@ const SCENES = {
     return saw;
   },
 
+  /** A waiter is seen with its place and taken out after a question, and its client is told. */
+  async dequeue(page) {
+    const saw = {};
+    await letIn(page);
+    const held = await turn("held");
+    await row(page, "held").click();
+    const waiters = [];
+    for (const id of ["first", "second", ".."]) {
+      waiters.push(turn("held", "u1", "waits", { "x-request-id": id }));
+      await page.locator("#waiters li", { hasText: id }).waitFor();
+    }
+    const button = (id) => page.locator("#waiters li", { hasText: id }).getByRole("button");
+    const isOut = (id) => page.locator("#waiters li", { hasText: id }).waitFor({ state: "detached" });
+    const queue = () => page.evaluate(() => [...document.querySelectorAll("#waiters li")].map((one) => [".place", ".request"].map((part) => one.querySelector(part).textContent)));
+    saw.queue = await queue();
+    await button("second").click();
+    saw.question = [await page.locator("#confirm-title").innerText(), await texts(page.locator("#confirm-pairs dd")), await focused(page)];
+    await page.click("#cancel");
+    saw.afterCancel = (await queue()).length;
+    await button("second").click();
+    await page.click("#go");
+    await page.locator("#said", { hasText: "Taken out" }).waitFor();
+    saw.out = (await waiters[1]).error;
+    await isOut("second");
+    await button("..").click();
+    await page.click("#go");
+    saw.outToo = (await waiters[2]).error;
+    await isOut("..");
+    saw.left = await queue();
+    saw.event = await page.locator("#own-list li", { hasText: "dequeued" }).first().innerText().then((text) => text.match(/409|dequeued/g).slice(0, 2).join(" "));
+    // While somebody thinks about the question, the waiter gets the lock.
+    await button("first").click();
+    await letGo("held");
+    saw.held = [held.status, await held.end];
+    const first = await waiters[0];
+    await page.click("#go");
+    await page.locator("#said", { hasText: "no longer waits" }).waitFor();
+    saw.late = await page.locator("#said").innerText();
+    await letGo("held");
+    saw.first = [first.status, await first.end];
+    return saw;
+  },
+
   /** The same with the keyboard alone. */
   async keyboard(page) {
     const saw = {};
@@ -336,6 +380,9 @@ const SCENES = {
       await page.click("#release");
       await wide(`confirm ${language}`);
       await page.keyboard.press("Escape");
+      await page.locator("#waiters button").click();
+      await wide(`dequeue ${language}`);
+      await page.keyboard.press("Escape");
       await page.keyboard.press("Escape");
       await page.click("#view-recent");
       await page.locator("#events li").first().waitFor();
@@ -397,7 +444,7 @@ async function main() {
   page.on("request", (request) => asked.add(new URL(request.url()).origin));
   page.on("request", (request) => token && request.url().includes(token) && wrong.push(`token in ${request.url()}`));
   // A refusal and a lost connection are told by the browser itself, too.
-  const isExpected = (text) => /status of 40[13]|ERR_INTERNET_DISCONNECTED/.test(text);
+  const isExpected = (text) => /status of 40[134]|ERR_INTERNET_DISCONNECTED/.test(text);
   page.on("console", (message) => ["error", "warning"].includes(message.type()) && !isExpected(message.text()) && wrong.push(message.text()));
   page.on("pageerror", (error) => wrong.push(String(error)));
   const saw = await SCENES[what](page, context);

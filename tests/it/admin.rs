@@ -16,7 +16,9 @@ use crate::support::redis::Redis;
 use crate::support::wait_for_async;
 
 mod access;
+mod cluster;
 mod command_line;
+mod dequeuing;
 mod places;
 
 const WAIT: &str = "[lock]\nblocking = true\n";
@@ -792,7 +794,12 @@ async fn the_admin_api_touches_only_keys_that_are_locks() {
         format!("{{{}}}:fence", key("s1")),
         "lock:session:u1".into(),
     ] {
-        for (method, target) in [("GET", ""), ("DELETE", ""), ("POST", "/interrupt")] {
+        for (method, target) in [
+            ("GET", ""),
+            ("DELETE", ""),
+            ("POST", "/interrupt"),
+            ("DELETE", "/queue/r"),
+        ] {
             let target = format!("/locks/u1/s1{target}?key={key}");
             let refused = call(bench.operator(), method, &target.replace(['{', '}'], "%7B")).await;
             assert_eq!(
@@ -838,6 +845,11 @@ async fn an_invalid_admin_request_gets_an_error_and_changes_nothing() {
         ("DELETE", "/locks", (405, "method_not_allowed")),
         ("POST", "/locks/u1/s1", (405, "method_not_allowed")),
         ("GET", "/locks/u1/s1/interrupt", (405, "method_not_allowed")),
+        ("GET", "/locks/u1/s1/queue/r", (405, "method_not_allowed")),
+        ("DELETE", "/locks/u1/s1/queue", (404, "not_found")),
+        ("DELETE", "/locks/u1/s1/queue/r/x", (404, "not_found")),
+        ("DELETE", "/locks/u1/s1/queue/%FF", (400, "bad_request")),
+        ("DELETE", "/locks/u1/s1/queue/r?x=y", (400, "bad_request")),
         ("OPTIONS", "/locks/u1/s1", (405, "method_not_allowed")),
         ("PUT", "/livez", (405, "method_not_allowed")),
     ] {
@@ -894,6 +906,7 @@ async fn an_unreachable_redis_gets_a_503_and_the_process_lives() {
         ("GET", "/locks/u1/s1"),
         ("DELETE", "/locks/u1/s1"),
         ("POST", "/locks/u1/s1/interrupt"),
+        ("DELETE", "/locks/u1/s1/queue/r"),
     ] {
         let refused = call(app.admin(), method, target).await;
         assert_eq!(

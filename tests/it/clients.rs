@@ -58,7 +58,7 @@ async fn openai_for_python_works_unchanged_and_retries_a_busy_session() {
         saw["busy"][3], "session_busy",
         "the RateLimitError names the reason"
     );
-    assert_eq!(saw["busy"][4], "1", "the refusal says when to retry");
+    assert_retry_after(&saw["busy"][4]);
     assert_openai(&saw);
 }
 
@@ -73,8 +73,26 @@ async fn openai_for_node_works_unchanged_and_retries_a_busy_session() {
     );
     assert_eq!(saw["busy"][1], 429, "a second turn is refused at once");
     assert_eq!(saw["busy"][3], "session_busy", "the error names the reason");
-    assert_eq!(saw["busy"][4], "1", "the refusal says when to retry");
+    assert_retry_after(&saw["busy"][4]);
     assert_openai(&saw);
+}
+
+/// Asserts that a client could read status, reason and `retry-after` of the refusal of a busy session.
+fn assert_refused(saw: &Value, what: &str) {
+    assert_eq!(
+        (&saw[0], &saw[1]),
+        (&json!(429), &json!("session_busy")),
+        "{what}"
+    );
+    assert_retry_after(&saw[2]);
+}
+
+fn assert_retry_after(saw: &Value) {
+    let seconds = saw.as_str().and_then(|seconds| seconds.parse::<u64>().ok());
+    assert!(
+        seconds.is_some_and(|seconds| (1..=59).contains(&seconds)),
+        "the refusal says when to retry: {saw}"
+    );
 }
 
 const OPENAI: &str = r#"
@@ -86,6 +104,19 @@ preset = "openai-responses"
 "#;
 
 fn assert_openai(saw: &Value) {
+    let (asked, paused) = (&saw["asked"], &saw["paused"]);
+    let refusals = asked.as_array().map_or(0, Vec::len);
+    assert!(
+        refusals > 0 && asked == paused,
+        "the package waits as long as `retry-after-ms` says: {asked} {paused}"
+    );
+    let is_whole = |time: &Value| time.as_u64().is_some_and(|time| time % 1000 == 0);
+    assert!(
+        asked
+            .as_array()
+            .is_some_and(|asked| !asked.iter().all(is_whole)),
+        "which is more exact than whole seconds: {asked}"
+    );
     let text = "Hello, 世界 👋";
     assert_eq!(saw["first"], text, "the first turn comes to its end");
     assert_eq!(saw["second"], text, "the refused turn runs after it");
@@ -152,11 +183,7 @@ fn assert_page(saw: &Value) {
     ]);
     let (whole, left) = (json!({"end": "whole"}), json!({"end": "left"}));
     let second = &saw["second"];
-    assert_eq!(
-        second["refused"],
-        json!([429, "session_busy", "1"]),
-        "a second turn is refused"
-    );
+    assert_refused(&second["refused"], "a second turn is refused");
     assert_eq!(
         second["busy"]["error"], BUSY,
         "the error has a text that a page can show"
@@ -206,10 +233,9 @@ async fn websockets_work_unchanged_and_a_session_has_one_connection() {
     let client = Client("websockets_client.py");
     let scene = Scene::set("websockets_backend.py", "http", client, SOCKETS).await;
     let saw = scene.contend().await;
-    assert_eq!(
-        saw["second"],
-        json!([429, "session_busy", "1"]),
-        "a second connection is refused in its handshake"
+    assert_refused(
+        &saw["second"],
+        "a second connection is refused in its handshake",
     );
     assert_eq!(
         saw["busy"]["error"], BUSY,

@@ -212,7 +212,7 @@ on_disconnect = "cancel"
 on_missing = "pass"  # a request that names no session or no user passes without a lock, as no_session
 on_malformed = "reject"
 nested_calls = "header"
-busy = { status = 429, format = "json", error = "AI 正在思考中，请稍后再试", retry_after = 1 }
+busy = { status = 429, format = "json", error = "AI 正在思考中，请稍后再试", retry_after = "auto" }
 "#;
     assert_eq!(
         read(&text, &[]).to_string(),
@@ -317,7 +317,7 @@ nested_calls = "traceparent"
 keep_alive = "20s"
 stream = "sse"
 queue_events = "seriatim.queue"
-busy = { status = 409, format = "json", error = "busy", retry_after = 86400 }
+busy = { status = 409, format = "json", error = "busy", retry_after = 86400, explain = false }
 
 [[routes]]
 name = "route-1"
@@ -339,7 +339,7 @@ on_disconnect = "cancel"
 on_missing = "reject"  # a request that names no session or no user is refused as missing_session
 on_malformed = "pass"
 nested_calls = "header"
-busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
+busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0, explain = true }
 
 [[routes]]
 name = "line"
@@ -361,7 +361,7 @@ on_disconnect = "continue"
 on_missing = "reject"  # a request that names no session or no user is refused as missing_session
 on_malformed = "pass"
 nested_calls = "header"
-busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0 }
+busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0, explain = true }
 
 [[routes]]
 name = "stop"
@@ -433,6 +433,8 @@ fn the_example_of_the_contract_spells_out_the_defaults() {
     let short = [
         ("SERIATIM__UPSTREAM", "http://127.0.0.1:8000"),
         ("SERIATIM__STORE__URL", "redis://127.0.0.1:6379/0"),
+        // The example names a fixed time. Without one, the time goes by how long turns take.
+        ("SERIATIM__BUSY__RETRY_AFTER", "1"),
     ];
     assert_eq!(
         read(&valid("the_contracts_example.toml"), &[]).to_string(),
@@ -442,6 +444,26 @@ fn the_example_of_the_contract_spells_out_the_defaults() {
 }
 
 // === the environment ===
+
+#[test]
+fn a_variable_may_be_a_number_or_the_word_for_none() {
+    let text = format!(
+        "{UPSTREAM}[busy]\nretry_after = 5\n{}",
+        crate::support::app::CHAT
+    );
+    for (value, expected) in [("auto", "\"auto\""), ("7", "7")] {
+        let printed = read(&text, &[("SERIATIM__BUSY__RETRY_AFTER", value)]).to_string();
+        assert!(
+            printed.contains(&format!("retry_after = {expected} }}")),
+            "{value} overrides the file: {printed}"
+        );
+    }
+    let wrong = problems(&text, &[("SERIATIM__BUSY__RETRY_AFTER", "soon")]);
+    assert!(
+        wrong[0].ends_with("write a whole number from 0 to 86400, or \"auto\""),
+        "another word is refused: {wrong:?}"
+    );
+}
 
 #[test]
 fn variables_override_the_file() {

@@ -39,7 +39,8 @@ fn allowed(answer: &Answer) -> [Option<&str>; 3] {
 }
 
 const NOTHING: [Option<&str>; 3] = [None, None, None];
-const ERRORS: Option<&str> = Some("retry-after, x-seriatim-error");
+const ERRORS: Option<&str> =
+    Some("retry-after, retry-after-ms, x-seriatim-busy-since, x-seriatim-error, x-seriatim-queue");
 
 /// A replica whose session `busy` is held by a request that no page has sent.
 async fn bench(config: &str) -> (Bench, Open) {
@@ -87,7 +88,10 @@ async fn an_error_response_allows_what_the_backend_allowed_to_the_same_origin() 
         [
             Some(PAGE),
             Some("true"),
-            Some("x-custom, Retry-After, x-seriatim-error")
+            Some(
+                "x-custom, Retry-After, retry-after-ms, x-seriatim-busy-since, x-seriatim-error, \
+                 x-seriatim-queue"
+            )
         ],
         "what the backend allows and exposes, and the headers of an error"
     );
@@ -232,7 +236,7 @@ async fn a_preflight_speaks_for_every_route_that_may_take_the_request() {
     bench.call(&preflight).await;
     assert_eq!(
         allowed(&bench.refusal(PAGE).await)[2],
-        Some("x-custom, retry-after, x-seriatim-error"),
+        Some(&*format!("x-custom, {}", ERRORS.unwrap_or_default())),
         "a preflight says nothing of exposed headers"
     );
     let elsewhere = Request::get("/ask").header("origin", PAGE);
@@ -429,6 +433,21 @@ async fn a_reload_forgets_routes_whose_backend_has_changed() {
 
 // === in a browser ===
 
+/// What a page reads of the refusal of a busy session: the status, the reason, which other headers, the text.
+fn refused_in_a_browser() -> Value {
+    json!([
+        429,
+        "session_busy",
+        [
+            "retry-after",
+            "retry-after-ms",
+            "x-seriatim-busy-since",
+            "x-seriatim-queue"
+        ],
+        "AI 正在思考中，请稍后再试"
+    ])
+}
+
 #[tokio::test]
 async fn a_page_of_another_origin_reads_the_refusal_in_a_browser() {
     let (page, agent) = tokio::join!(
@@ -439,7 +458,7 @@ async fn a_page_of_another_origin_reads_the_refusal_in_a_browser() {
     let proxy = format!("http://{}", app.addr());
     let saw = clients::Client("cors_browser.js");
     let saw = saw.call(&page.url(), &[&proxy, "learned"]).await;
-    let refused = json!([429, "session_busy", "1", "AI 正在思考中，请稍后再试"]);
+    let refused = refused_in_a_browser();
     for how in ["omit", "include"] {
         assert_eq!(
             saw[how],
@@ -475,7 +494,7 @@ async fn a_configured_origin_reads_the_refusal_in_a_browser() {
     let saw: Value = saw.call(&page.url(), &[&proxy, "configured"]).await;
     assert_eq!(
         saw["cold"],
-        json!([429, "session_busy", "1", "AI 正在思考中，请稍后再试"]),
+        refused_in_a_browser(),
         "the first response of all may be an error"
     );
     assert_eq!(

@@ -25,7 +25,7 @@ use seriatim::lock::{
     Store, StoreHealth,
 };
 use seriatim::metrics::Metrics;
-use seriatim::proxy::{CorsMemory, ProcessShared, Proxy, ProxyBody, RecordSinks, SessionWatch};
+use seriatim::proxy::{CorsMemory, ProcessShared, Proxy, ProxyBody, RecordSinks};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, yield_now};
 use tokio_util::task::TaskTracker;
@@ -61,12 +61,7 @@ impl Interrupting {
         let process = ProcessShared {
             budget: Budget::new(metrics.buffered()),
             cors: CorsMemory::default(),
-            sinks: RecordSinks {
-                metrics: metrics.clone(),
-                journal: Journal::default(),
-                tracer: None,
-                sessions: SessionWatch::default(),
-            },
+            sinks: RecordSinks::new(metrics.clone(), Journal::default(), None),
         };
         let health = StoreHealth::new(true, &metrics);
         let shared = Arc::clone(&store);

@@ -17,7 +17,7 @@ use crate::support::client::{Answer, Client, Request, begin_turn};
 use crate::support::fault::Mode;
 use crate::support::h2_client::{self, H2};
 use crate::support::raw::{RawBackend, read_head};
-use crate::support::wait_for_async;
+use crate::support::{wait_for_async, within};
 
 /// Turns wait, and their clients are kept.
 const KEPT: &str = "[lock]\nblocking = true\nkeep_alive = \"100ms\"\n";
@@ -72,12 +72,17 @@ fn assert_early_head(case: &str, answer: &Answer) {
     );
 }
 
+/// Reads until the received part of the body contains `text`. A client that is kept would get comments for ever.
+async fn until(client: &mut Client, text: &str) {
+    within(text, client.read_until(text)).await;
+}
+
 impl<R, N> Bench<R, N> {
     /// Sends a turn behind a holder, and waits until its client gets comments.
     async fn wait_kept(&self, request: &Request) -> Client {
         let mut client = self.client().await;
         client.send(request).await;
-        client.read_until(": queued ").await;
+        until(&mut client, ": queued ").await;
         client
     }
 
@@ -97,7 +102,7 @@ async fn assert_kept<R>(bench: Bench<R>) {
     let mut holder = bench.hold("s1").await;
     let mut waiter = bench.client().await;
     waiter.send(&kept("s1", "chunked:3:20")).await;
-    waiter.read_until(": queued position=1 waiting=").await;
+    until(&mut waiter, ": queued position=1 waiting=").await;
     assert_early_head("a waiting turn", waiter.head().await);
     bench.backend.open_gate("s1");
     assert!(holder.answer().await.whole, "the holder isn't affected");
@@ -163,7 +168,7 @@ async fn the_place_counts_waiters_of_all_replicas_that_are_alive() {
         replicas.replica("instance = \"b\"\n", KEPT),
     );
     let mut holder = begin_turn(b.addr(), "s1", "gate").await;
-    holder.read_until(&event(0)).await;
+    until(&mut holder, &event(0)).await;
     let mut waiters = Vec::new();
     for (n, replica) in [a.addr(), b.addr(), a.addr(), b.addr()]
         .into_iter()
@@ -176,11 +181,11 @@ async fn the_place_counts_waiters_of_all_replicas_that_are_alive() {
     }
     for (n, waiter) in waiters.iter_mut().enumerate() {
         let place = format!(": queued position={} ", n + 1);
-        waiter.read_until(&place).await;
+        until(waiter, &place).await;
     }
     a.signal("KILL");
-    waiters[1].read_until(": queued position=1 ").await;
-    waiters[3].read_until(": queued position=2 ").await;
+    until(&mut waiters[1], ": queued position=1 ").await;
+    until(&mut waiters[3], ": queued position=2 ").await;
     for _ in 0..3 {
         replicas.backend.open_gate("s1");
     }
@@ -201,7 +206,7 @@ async fn the_place_may_come_as_an_event() {
     let mut holder = bench.hold("s1").await;
     let mut waiter = bench.client().await;
     waiter.send(&kept("s1", "chunked:2:0")).await;
-    waiter.read_until("\"position\":1").await;
+    until(&mut waiter, "\"position\":1").await;
     bench.backend.open_gate("s1");
     assert!(holder.answer().await.whole, "the holder isn't affected");
     let text = waiter.answer().await.text();
@@ -266,7 +271,7 @@ async fn only_a_client_that_can_read_an_event_stream_gets_a_head_early() {
     }
     // Behind them, a client that is kept gets a comment, and another one.
     let mut last = bench.wait_kept(&kept("s1", "chunked:1:0")).await;
-    last.read_until(": queued position=6 ").await;
+    until(&mut last, ": queued position=6 ").await;
     for (bytes, client) in &quiet {
         let request = String::from_utf8_lossy(bytes);
         assert_eq!(
@@ -313,12 +318,12 @@ async fn all_clients_of_a_route_may_be_kept() {
     };
     let mut holder = bench.client().await;
     holder.send(&head("GET", "gate")).await;
-    holder.read_until(&event(0)).await;
+    until(&mut holder, &event(0)).await;
     let mut quiet = bench.client().await;
     quiet.send(&head("HEAD", "plain:x")).await;
     bench.app.wait_for_waiters(1).await;
     let mut last = bench.wait_kept(&head("GET", "chunked:1:0")).await;
-    last.read_until(": queued position=2 ").await;
+    until(&mut last, ": queued position=2 ").await;
     assert_eq!(quiet.arrived(), 0, "HEAD gets nothing before its turn");
     bench.backend.open_gate("s1");
     let answer = quiet.answer().await;
@@ -459,9 +464,7 @@ async fn comments_go_on_while_another_response_is_read() {
     let mut waiter = bench.wait_kept(&kept("s1", "hang-text")).await;
     bench.backend.open_gate("s1");
     assert!(holder.answer().await.whole, "the holder isn't affected");
-    waiter
-        .read_until(": running\n\n: running\n\n: running\n\n")
-        .await;
+    until(&mut waiter, ": running\n\n: running\n\n: running\n\n").await;
     let freed = release(&bench.app, "s1").await;
     assert_eq!(
         freed.status, 200,
@@ -539,14 +542,28 @@ async fn a_kept_client_is_told_that_a_newer_turn_replaces_its_own() {
 }
 
 #[tokio::test]
+async fn a_kept_client_is_told_that_an_operator_took_its_turn_out_of_the_queue() {
+    let bench = Bench::start(&format!("{KEPT}{CHAT}")).await;
+    let _holder = bench.hold("s1").await;
+    let request = kept("s1", "plain:x").header("x-request-id", "r-1");
+    let mut waiter = bench.wait_kept(&request).await;
+    let mut operator = Client::connect(bench.app.admin()).await;
+    let target = "/locks/u1/s1/queue/r-1";
+    let taken = operator.call(&Request::new("DELETE", target)).await;
+    assert_eq!(taken.status, 200, "an operator takes it out: {taken:?}");
+    let data = error_of("dequeued", &waiter.answer().await);
+    assert_eq!(data["status_code"], 409, "it was taken out: {data}");
+}
+
+#[tokio::test]
 async fn a_kept_client_is_told_that_the_process_stops() {
     let replicas = Replicas::on_redis().await;
     let process = replicas.process("", KEPT);
     let mut holder = begin_turn(process.addr(), "s1", "gate").await;
-    holder.read_until(&event(0)).await;
+    until(&mut holder, &event(0)).await;
     let mut waiter = Client::connect(process.addr()).await;
     waiter.send(&kept("s1", "plain:x")).await;
-    waiter.read_until(": queued ").await;
+    until(&mut waiter, ": queued ").await;
     process.signal("TERM");
     let data = error_of("draining", &waiter.answer().await);
     assert_eq!(
@@ -574,7 +591,7 @@ async fn a_kept_client_is_told_that_the_store_did_not_come_back() {
     let _holder = bench.hold("s1").await;
     let mut waiter = bench.wait_kept(&kept("s1", "plain:x")).await;
     bench.network.set(Mode::Reset).await;
-    waiter.read_until(": queued waiting=1s").await;
+    until(&mut waiter, ": queued waiting=1s").await;
     let data = error_of("the store is lost", &waiter.answer().await);
     assert_eq!(data["status_code"], 503, "the store failed: {data}");
     bench.network.set(Mode::Pass).await;
@@ -593,7 +610,7 @@ async fn a_kept_client_that_leaves_takes_its_turn_out_of_the_queue() {
     let mut last = bench.wait_kept(&kept("s1", "chunked:1:0")).await;
     leaver.close();
     wait_for_queue_length(&bench.redis, "s1", 1).await;
-    last.read_until(": queued position=1 ").await;
+    until(&mut last, ": queued position=1 ").await;
     bench.backend.open_gate("s1");
     assert!(holder.answer().await.whole, "the holder isn't affected");
     assert!(last.answer().await.whole, "the turns behind it move up");
@@ -650,15 +667,15 @@ async fn a_body_may_arrive_while_its_client_is_kept() {
     let mut holder = bench.client().await;
     holder.send_head(&upload("gate")).await;
     holder.send_raw(b"0\r\n\r\n").await;
-    holder.read_until(&event(0)).await;
+    until(&mut holder, &event(0)).await;
     let mut waiter = bench.client().await;
     waiter.send_head(&upload("chunked:1:0")).await;
     waiter.send_raw(b"3\r\none\r\n").await;
-    waiter.read_until(": queued position=1").await;
+    until(&mut waiter, ": queued position=1").await;
     waiter.send_raw(b"3\r\ntwo\r\n").await;
     bench.backend.open_gate("s1");
     assert!(holder.answer().await.whole, "the holder isn't affected");
-    waiter.read_until(": running").await;
+    until(&mut waiter, ": running").await;
     waiter.send_raw(b"5\r\nthree\r\n0\r\n\r\n").await;
     let answer = waiter.answer().await;
     assert_eq!(split(&answer.text()).1, events(1), "the stream follows");
@@ -684,14 +701,14 @@ async fn a_client_that_waits_to_be_asked_for_its_body_is_asked_before_the_head()
     };
     let mut holder = bench.client().await;
     holder.send(&upload("gate").body("x")).await;
-    holder.read_until(&event(0)).await;
+    until(&mut holder, &event(0)).await;
     // Its body takes the room.
     let mut large = bench.client().await;
     let request = upload("chunked:1:0").header("accept", "text/event-stream");
     large
         .send(&request.clone().body(vec![b'x'; 40 << 10]))
         .await;
-    large.read_until(": queued position=1 ").await;
+    until(&mut large, ": queued position=1 ").await;
     let mut waiter = bench.client().await;
     let asking = request
         .clone()
@@ -699,7 +716,7 @@ async fn a_client_that_waits_to_be_asked_for_its_body_is_asked_before_the_head()
         .header("content-length", "3");
     waiter.send_head(&asking).await;
     bench.app.wait_for_waiters(2).await;
-    large.read_until("waiting=1s").await;
+    until(&mut large, "waiting=1s").await;
     assert_eq!(
         waiter.arrived(),
         0,
@@ -760,10 +777,10 @@ async fn no_interim_response_follows_an_early_head() {
     let app = App::start(&backend.url(), "memory:", "", &format!("{KEPT}{CHAT}"));
     let mut holder = Client::connect(app.addr()).await;
     holder.send(&kept("s1", "-")).await;
-    holder.read_until("data: x").await;
+    until(&mut holder, "data: x").await;
     let mut waiter = Client::connect(app.addr()).await;
     waiter.send(&kept("s1", "-")).await;
-    waiter.read_until(": queued ").await;
+    until(&mut waiter, ": queued ").await;
     let answer = waiter.answer().await;
     assert_eq!(
         holder.answer().await.interim,
@@ -828,7 +845,7 @@ async fn a_page_of_another_origin_is_kept_once_it_is_known_that_it_can_read_the_
     let host = bench.app.addr().to_string();
     let own = kept("s1", "chunked:1:0").header("origin", &format!("http://{host}"));
     let mut own = bench.wait_kept(&own).await;
-    own.read_until(": queued position=2 ").await;
+    until(&mut own, ": queued position=2 ").await;
     assert_eq!(
         unknown.arrived(),
         0,
@@ -892,7 +909,7 @@ async fn comments_stand_only_where_an_event_has_ended() {
         }
         for (at, _, client) in &mut turns {
             if ends.contains(at) {
-                client.read_until(SILENT).await;
+                until(client, SILENT).await;
             }
         }
         // Each of the others has been silent for as long and longer.
@@ -932,9 +949,7 @@ async fn comments_stand_behind_a_wait_as_well() {
     let mut waiter = bench.wait_kept(&kept("s1", "gate")).await;
     bench.backend.open_gate("s1");
     assert!(holder.answer().await.whole, "the holder isn't affected");
-    waiter
-        .read_until(&format!("{}{SILENT}{SILENT}", event(0)))
-        .await;
+    until(&mut waiter, &format!("{}{SILENT}{SILENT}", event(0))).await;
     bench.backend.open_gate("s1");
     let answer = waiter.answer().await;
     let (_, rest) = split(&answer.text());
@@ -976,7 +991,7 @@ async fn comments_do_not_keep_a_backend_that_is_silent_for_too_long() {
     let config = format!("{KEPT}{CHAT}[timeouts]\nidle_stream = \"500ms\"\n");
     let bench = Bench::start(&config).await;
     let mut first = begin_turn(bench.app.addr(), "s1", "hang-middle").await;
-    first.read_until(SILENT).await;
+    until(&mut first, SILENT).await;
     let mut waiter = bench.wait_kept(&kept("s1", "hang-middle")).await;
     let answer = first.answer().await;
     assert!(
@@ -995,12 +1010,12 @@ async fn the_log_and_the_metrics_say_which_responses_began_early() {
     let replicas = Replicas::on_redis().await;
     let process = replicas.process("", KEPT);
     let mut holder = begin_turn(process.addr(), "s1", "gate").await;
-    holder.read_until(&event(0)).await;
+    until(&mut holder, &event(0)).await;
     let mut waiters = Vec::new();
     for script in ["chunked:1:0", "status:500:x", "close", "gate", "-"] {
         let mut client = Client::connect(process.addr()).await;
         client.send(&kept("s1", script)).await;
-        client.read_until(": queued ").await;
+        until(&mut client, ": queued ").await;
         waiters.push(client);
     }
     // One leaves while it waits, another while it runs.
@@ -1074,7 +1089,7 @@ async fn comments_are_no_bytes_of_the_turn() {
             "hang" => ": running\n\n",
             _ => SILENT,
         };
-        waiter.read_until(&comment.repeat(3)).await;
+        until(&mut waiter, &comment.repeat(3)).await;
         let is_quiet = async || quietest().await > 1.0;
         wait_for_async(is_quiet, "the turn is quiet while comments move").await;
         waiter.close();

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::time::Instant;
 
 use crate::support::app::{App, CHAT, key, wait_for_queue_length, wait_until_no_keys};
@@ -74,7 +75,7 @@ impl Migration {
 
 /// A turn of the session to this path.
 fn request(path: &str, session: &str, script: &str) -> Request {
-    let body = serde_json::json!({ "session_id": session, "user_id": "u1" });
+    let body = json!({ "session_id": session, "user_id": "u1" });
     Request::post(path)
         .header("x-test-script", script)
         .json(&body.to_string())
@@ -87,10 +88,18 @@ async fn the_proxy_refuses_a_session_locked_by_python_with_the_same_response() {
     bench.backend.started("s1", 1).await;
     let from_python = bench.old_turn("s1", "plain:x").await;
     let from_proxy = turn(bench.new.addr(), "s1", "plain:x").await;
+    let mut json = from_proxy.json();
+    let members = json.as_object_mut().expect("an object");
+    let more = ["retry_after_ms", "busy_since", "queue"].map(|name| members.remove(name));
     assert_eq!(
-        (from_proxy.status, from_proxy.json()),
+        (from_proxy.status, json),
         (from_python.status, from_python.json()),
         "both refusals are the same response"
+    );
+    assert_eq!(
+        (more, from_proxy.header("x-seriatim-busy-since")),
+        ([json!(1000), json!(null), json!(0)].map(Some), None),
+        "the proxy tells more, but not since when Python has the lock"
     );
     assert_eq!(from_proxy.status, 429, "the session is busy");
     bench.backend.open_gate("s1");

@@ -8,10 +8,10 @@ use std::time::Duration;
 use seriatim::key::{Keyspace, SessionKey};
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
-    AcquireError, AcquireReply, AcquireRequest, CallChain, Claim, ClaimIssuer, Dispatcher, Epoch,
-    Fallback, Fence, HeartbeatReply, Instance, InstanceLiveness, LockGuard, LockHolder, LockInfo,
-    LockLoss, LockOptions, Locks, Message, OFFER_TTL, QueueOptions, QueueState, ScanCursor,
-    ScanPage, Store, StoreFuture, StoreHealth, WatchedQueue, Withdrawal,
+    AcquireError, AcquireReply, AcquireRequest, CallChain, Claim, ClaimId, ClaimIssuer, Dispatcher,
+    Epoch, Fallback, Fence, HeartbeatReply, Instance, InstanceLiveness, LockGuard, LockHolder,
+    LockInfo, LockLoss, LockOptions, Locks, Message, OFFER_TTL, QueueOptions, QueueState,
+    ScanCursor, ScanPage, Store, StoreFuture, StoreHealth, WatchedQueue, Withdrawal,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -130,6 +130,10 @@ impl Store for Slow {
 
     fn force_release(&self, key: &SessionKey, holder: &LockHolder) -> StoreFuture<Option<Fence>> {
         self.inner.force_release(key, holder)
+    }
+
+    fn dequeue(&self, key: &SessionKey, waiter: ClaimId) -> StoreFuture<bool> {
+        self.inner.dequeue(key, waiter)
     }
 
     fn heartbeat(
@@ -257,7 +261,7 @@ async fn holder(store: &MemoryStore) -> LockHolder {
         .acquire(&Arc::new(stranger), &AcquireRequest::default())
         .await
     {
-        Ok(AcquireReply::Busy(holder)) => holder,
+        Ok(AcquireReply::Busy(holder, _)) => holder,
         other => panic!("the lock is held: {other:?}"),
     }
 }
@@ -558,7 +562,7 @@ async fn a_waiter_that_times_out_leaves_nothing_in_the_store() {
     let answer = a.turn_on(&impatient);
     let answer = within("the waiter's result", answer).await;
     assert!(
-        matches!(answer, Ok(Err(AcquireError::TimedOut(_, after))) if after == limit),
+        matches!(answer, Ok(Err(AcquireError::TimedOut(_, after, _))) if after == limit),
         "the waiter times out: {answer:?}"
     );
     assert!(

@@ -287,6 +287,59 @@ async fn the_page_releases_and_interrupts_after_a_confirmation() {
 }
 
 #[tokio::test]
+async fn the_page_takes_a_waiter_out_after_a_confirmation() {
+    let scene = Scene::set(Some(TOKEN)).await;
+    let saw = scene.see("dequeue", Some(TOKEN)).await;
+    assert_eq!(
+        saw["queue"],
+        json!([["1", "first"], ["2", "second"], ["3", ".."]]),
+        "each waiter has its place and its request"
+    );
+    assert_eq!(
+        saw["question"],
+        json!([
+            "Take this turn out of the queue?",
+            [
+                "lock:session:u1:held",
+                "2",
+                "replica-1",
+                "waiting",
+                "second"
+            ],
+            "cancel"
+        ]),
+        "a confirmation names the waiter, and cancel has the focus"
+    );
+    assert_eq!(saw["afterCancel"], 3, "cancelling changes nothing");
+    let told = json!([409, "dequeued", "本轮对话已被管理员移出队列"]);
+    assert_eq!(
+        (&saw["out"], &saw["outToo"]),
+        (&told, &told),
+        "the client of a waiter that is taken out is told"
+    );
+    assert_eq!(
+        saw["left"],
+        json!([["1", "first"]]),
+        "the others move up, and nobody else is taken out"
+    );
+    assert_eq!(
+        saw["event"], "409 dequeued",
+        "it is among the refusals of the replica"
+    );
+    assert_eq!(
+        saw["late"],
+        "This request no longer waits: it is over, or has the lock now. Nothing was done.",
+        "a waiter that got the lock in the meantime keeps it"
+    );
+    let whole = json!([200, {"end": "whole", "pieces": 3}]);
+    assert_eq!(
+        (&saw["held"], &saw["first"]),
+        (&whole, &whole),
+        "the running turn and the other waiter go on"
+    );
+}
+
+#[tokio::test]
 async fn the_page_works_with_the_keyboard_alone() {
     let scene = Scene::set(None).await;
     let saw = scene.see("keyboard", None).await;

@@ -925,7 +925,7 @@ fn options_next_to_a_preset_apply_to_each_of_its_routes() {
             "user_id = [\"{header:x-user}\"]",
             "blocking = true",
             "on_disconnect = \"continue\"",
-            "busy = { status = 409, format = \"json\", error = \"later\", retry_after = 1 }",
+            "busy = { status = 409, format = \"json\", error = \"later\", retry_after = \"auto\" }",
         ] {
             assert!(
                 printed.lines().any(|printed| printed == line),
@@ -1033,9 +1033,9 @@ async fn a_json_rpc_error_response_has_the_id_of_the_request() {
         assert_eq!(
             (
                 answer.headers_named("content-type"),
-                answer.header("retry-after")
+                answer.header("x-seriatim-queue")
             ),
-            (vec!["application/json; charset=utf-8"], Some("1")),
+            (vec!["application/json; charset=utf-8"], Some("0")),
             "the headers are those of every error response"
         );
     }
@@ -1118,8 +1118,11 @@ async fn an_openai_error_response_has_the_format_of_the_openai_api() {
     let answer = refused(&app, &backend, &turn, &turn).await;
     assert_eq!(answer.error(), (429, "session_busy"), "{answer:?}");
     assert_eq!(
-        answer.header("retry-after"),
-        Some("2"),
+        (
+            answer.header("retry-after"),
+            answer.header("retry-after-ms")
+        ),
+        (Some("2"), Some("2000")),
         "retry-after is the configured one"
     );
     let error = |message: &str, kind: &str, code: &str| json!({ "message": message, "type": kind, "param": null, "code": code });

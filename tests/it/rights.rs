@@ -15,7 +15,10 @@ const PAGE: &str = include_str!("../../docs/redis.md");
 
 /// The words of the command on the page, as a shell splits them.
 fn documented() -> Vec<String> {
-    let (_, rest) = PAGE.split_once("redis-cli ").expect("the command");
+    let at = PAGE
+        .find("ACL SETUSER seriatim reset")
+        .expect("the command");
+    let rest = &PAGE[at..];
     let (command, _) = rest.split_once("\n```").expect("its end");
     let words = command.split_whitespace().filter(|word| *word != "\\");
     words
@@ -61,6 +64,15 @@ async fn the_documented_redis_user_has_all_needed_permissions() {
     assert!(held.answer().await.whole, "the holder's turn is complete");
     assert_eq!(behind.answer().await.status, 200, "the waiter is served");
     // What operators do.
+    let held = running("s4").await;
+    let waits = Request::turn("s4", "plain:x").header("x-request-id", "r");
+    let mut out = Client::connect(app.addr()).await;
+    out.send(&waits).await;
+    wait_for_queue_length(&redis, "s4", 1).await;
+    let dequeued = ask(app.admin(), "DELETE", "/locks/u1/s4/queue/r").await;
+    assert_eq!(dequeued["dequeued"], true, "a waiter is taken out");
+    assert_eq!(out.answer().await.status, 409, "its client is told");
+    drop(held);
     let mut forced = running("s2").await;
     let released = ask(app.admin(), "DELETE", "/locks/u1/s2").await;
     assert_eq!(released["released"], true, "a lock is force released");

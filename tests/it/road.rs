@@ -2,15 +2,19 @@
 
 use crate::support::app::{App, CHAT, key};
 use crate::support::backend::{Backend, event, events};
-use crate::support::client::{Client, Request, begin_turn, turn};
+use crate::support::client::{Answer, Client, Request, begin_turn, turn};
 use crate::support::redis::Redis;
 
-/// The error response of the contract, byte for byte.
-fn refusal(session: &str) -> String {
+/// The error response of the contract, byte for byte, and behind it what the headers say, too.
+fn refusal(session: &str, answer: &Answer) -> String {
     let key = key(session);
+    let header = |name| answer.header(name).unwrap_or("no header");
+    let time = header("retry-after-ms");
+    let since = header("x-seriatim-busy-since");
+    let queue = header("x-seriatim-queue");
     format!(
-        r#"{{"success":false,"error":"AI 正在思考中，请稍后再试","detail":"[{key}] 锁已被占用","status_code":429}}"#
-    )
+        r#"{{"success":false,"error":"AI 正在思考中，请稍后再试","detail":"[{key}] 锁已被占用","status_code":429,"#
+    ) + &format!(r#""retry_after_ms":{time},"busy_since":"{since}","queue":{queue}}}"#)
 }
 
 async fn one_turn_at_a_time(backend: &Backend, app: &App) {
@@ -21,8 +25,8 @@ async fn one_turn_at_a_time(backend: &Backend, app: &App) {
     assert_eq!(refused.status, 429, "a busy session is refused at once");
     assert_eq!(
         refused.text(),
-        refusal("s1"),
-        "the body has the four members of the contract"
+        refusal("s1", &refused),
+        "the body has the four members of the contract, and three that explain"
     );
     assert_eq!(
         refused.header("x-seriatim-error"),
@@ -30,9 +34,18 @@ async fn one_turn_at_a_time(backend: &Backend, app: &App) {
         "the error response has its reason"
     );
     assert_eq!(
-        refused.header("retry-after"),
-        Some("1"),
-        "the error response has a retry-after"
+        refused.header("x-seriatim-queue"),
+        Some("0"),
+        "nobody waits"
+    );
+    let number = |name| {
+        let value = refused.header(name).and_then(|value| value.parse().ok());
+        value.unwrap_or(0_u64)
+    };
+    let (seconds, millis) = (number("retry-after"), number("retry-after-ms"));
+    assert!(
+        (1..=59).contains(&seconds) && millis.div_ceil(1000) == seconds,
+        "the client may try again after a second at least: {refused:?}"
     );
     let content_type = refused.header("content-type");
     assert_eq!(

@@ -341,7 +341,7 @@ impl StoreSetup {
 
     /// Whether another claim holds the lock.
     async fn is_busy(&self, claim: &Arc<Claim>) -> bool {
-        matches!(self.acquire(claim).await, AcquireReply::Busy(_))
+        matches!(self.acquire(claim).await, AcquireReply::Busy(..))
     }
 
     pub(crate) async fn release(&self, claim: &Claim) -> bool {
@@ -465,7 +465,7 @@ impl StoreSetup {
     async fn holds(&self, claim: &Claim) -> bool {
         let stranger = self.claim_of(0, KEY, LEASE);
         match self.acquire(&stranger).await {
-            AcquireReply::Busy(holder) => holder.has_token(&claim.token),
+            AcquireReply::Busy(holder, _) => holder.has_token(&claim.token),
             other => panic!("the lock is held or offered: {other:?}"),
         }
     }

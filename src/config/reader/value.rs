@@ -262,6 +262,11 @@ impl<'r> ConfigValue<'r> {
         matches!(self.typed(), Value::Dict(..))
     }
 
+    /// Whether the value is this text.
+    pub fn is(&self, text: &str) -> bool {
+        matches!(&self.value, Value::String(_, value) if value == text)
+    }
+
     /// Whether the value is text.
     pub fn is_string(&self) -> bool {
         matches!(self.value, Value::String(..))

@@ -1,4 +1,4 @@
-//! What an operator sees of the store in memory, and the release of a lock by an operator.
+//! What an operator sees of the store in memory, and what an operator does to a lock and its queue.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::MemoryState;
 use super::session::{MemoryCommand, SessionState};
 use crate::key::{Keyspace, SessionKey};
-use crate::lock::{Fence, LockHolder, LockInfo, Message, ScanCursor, ScanPage};
+use crate::lock::{ClaimId, Fence, LockHolder, LockInfo, Message, ScanCursor, ScanPage};
 
 // === impl MemoryState ===
 
@@ -86,5 +86,15 @@ impl SessionState {
         let fence = Fence(command.next_number());
         self.offer(None, command);
         Some(fence)
+    }
+
+    /// Takes a waiter out of the queue for good; `false` if it isn't in the queue.
+    pub(super) fn dequeue(&mut self, id: ClaimId, command: &mut MemoryCommand<'_>) -> bool {
+        let Some(waiter) = self.leave(id) else {
+            return false;
+        };
+        self.dequeued.insert(id);
+        command.send(&waiter.instance, Message::Dequeued(id));
+        true
     }
 }

@@ -3,15 +3,15 @@
 //! Invariant: a free lock with a waiter that is alive is offered to the first such waiter before
 //! anybody else gets it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
 use crate::lock::{
-    AcquireReply, AcquireRequest, Claim, ClaimId, DeadHolder, Fence, LockHolder, Message,
-    MessageHandler, OFFER_TTL, QueueOptions, QueueState, Ticket, Token, WAITER_TIMEOUT,
+    AcquireReply, AcquireRequest, BusySession, Claim, ClaimId, DeadHolder, Fence, LockHolder,
+    Message, MessageHandler, OFFER_TTL, QueueOptions, QueueState, Ticket, Token, WAITER_TIMEOUT,
     WatchedQueue,
 };
 
@@ -27,6 +27,8 @@ pub(super) struct SessionState {
     watched: HashMap<Arc<str>, Instant>,
     /// The newest turn that replaced all older ones.
     newest_interrupt: Option<Ticket>,
+    /// The claims that an operator has taken out of the queue.
+    pub(super) dequeued: HashSet<ClaimId>,
 }
 
 /// The lock of a session, held or offered.
@@ -46,7 +48,7 @@ pub(super) struct HeldLock {
 pub(super) struct QueuedWaiter {
     id: ClaimId,
     pub(super) token: Token,
-    instance: Arc<str>,
+    pub(super) instance: Arc<str>,
 }
 
 /// One command: its time, its source of fences and tickets, and the messages that it sends when no mutex
@@ -86,6 +88,10 @@ impl SessionState {
     ) -> AcquireReply {
         let options = request.queue;
         let mut holder = self.holder(command.now);
+        if options.is_some() && self.dequeued.contains(&claim.id) {
+            // The message about it got lost.
+            return AcquireReply::Dequeued;
+        }
         if let Some(ticket) = options.and_then(|options| options.ticket)
             && holder.as_ref() != Some(&claim.token)
         {
@@ -110,7 +116,7 @@ impl SessionState {
             let holder = LockHolder::from(&token);
             return match options {
                 Some(options) => self.enqueue(claim, options, holder, command),
-                None => AcquireReply::Busy(holder),
+                None => AcquireReply::Busy(holder, self.busy(command.now)),
             };
         }
         if is_interrupting {
@@ -145,7 +151,7 @@ impl SessionState {
                 if !options.interrupts && self.queue.len() >= max_waiters {
                     self.remove_timed_out(command.now);
                     if self.queue.len() >= max_waiters {
-                        return AcquireReply::QueueFull;
+                        return AcquireReply::QueueFull(self.busy(command.now));
                     }
                 }
                 let ticket = Ticket(command.next_number());
@@ -163,6 +169,16 @@ impl SessionState {
             }
         }
         AcquireReply::Waiting(ticket, holder)
+    }
+
+    /// What a refused turn is told of the session.
+    fn busy(&self, now: Instant) -> BusySession {
+        let lock = self.lock.as_ref();
+        BusySession {
+            since: lock.and_then(|lock| lock.fence?.time()),
+            age: lock.and_then(|lock| Some(now - lock.since?)),
+            waiters: self.queue.len(),
+        }
     }
 
     /// Starts a new lease; `false` if the claim doesn't hold the lock.
@@ -272,8 +288,12 @@ impl SessionState {
         self.queue.insert(ticket, waiter);
     }
 
-    fn leave(&mut self, id: ClaimId) {
-        self.queue.retain(|_, waiter| waiter.id != id);
+    /// Removes a waiter from the queue, and gives it; `None` if it isn't there.
+    pub(super) fn leave(&mut self, id: ClaimId) -> Option<QueuedWaiter> {
+        let mut queue = self.queue.iter();
+        let (ticket, _) = queue.find(|(_, waiter)| waiter.id == id)?;
+        let ticket = *ticket;
+        self.queue.remove(&ticket)
     }
 
     /// Removes all waiters whose instances have not watched the queue in time.
@@ -296,8 +316,8 @@ impl SessionState {
         watched.is_some_and(|watched| now < *watched + WAITER_TIMEOUT)
     }
 
-    /// Whether the session has neither holder nor waiters. `newest_interrupt` stays until then, for waiters
-    /// that were replaced and don't know it yet.
+    /// Whether the session has neither holder nor waiters. `newest_interrupt` and `dequeued` stay until then, for
+    /// waiters that were replaced or taken out and don't know it yet.
     pub(super) fn is_over(&mut self, now: Instant) -> bool {
         if self.queue.is_empty() {
             self.watched.clear();

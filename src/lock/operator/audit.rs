@@ -12,6 +12,7 @@ pub(super) struct AuditRecord<'o> {
     action: &'static str,
     by: &'o str,
     pub(super) key: Option<SessionKey>,
+    /// The holder of the lock, or the waiter that the action is about.
     pub(super) holder: Option<LockHolder>,
     /// The result, as a word.
     pub(super) result: &'static str,
@@ -22,6 +23,9 @@ pub(super) const RELEASED: &str = "released";
 
 /// The result of an interruption that was sent, while the turn still has its lock.
 pub(super) const INTERRUPT_SENT: &str = "interrupt_sent";
+
+/// The result if the turn no longer waits.
+pub(super) const DEQUEUED: &str = "dequeued";
 
 /// The result if the caller left before there was another one.
 const CANCELLED: &str = "cancelled";

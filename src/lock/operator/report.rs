@@ -5,6 +5,7 @@
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
+use super::dequeue::DequeueResult;
 use super::{ForcedRelease, InterruptResult};
 use crate::key::{Keyspace, SessionIds, SessionKey};
 use crate::lock::{HolderDetails, LockInfo, ScanCursor, millis};
@@ -98,6 +99,17 @@ impl Serialize for InterruptResult {
         let mut members = serializer.serialize_map(None)?;
         members.serialize_entry("interrupted", &true)?;
         members.serialize_entry("released", &self.released)?;
+        members.serialize_entry("key", self.key.as_str())?;
+        members.end()
+    }
+}
+
+// === impl DequeueResult ===
+
+impl Serialize for DequeueResult {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut members = serializer.serialize_map(None)?;
+        members.serialize_entry("dequeued", &true)?;
         members.serialize_entry("key", self.key.as_str())?;
         members.end()
     }

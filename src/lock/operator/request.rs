@@ -19,7 +19,7 @@ pub enum LockTarget {
 pub struct OperatorRequest<'o> {
     /// The lock to change.
     pub target: &'o LockTarget,
-    /// The id of the request that has to hold the lock; `None`: any holder.
+    /// The id of the request that has to hold the lock, or that waits for it; `None`: any holder.
     pub request: Option<&'o str>,
     /// Who asks, for the audit log: an address, or user and host of a command.
     pub by: &'o str,

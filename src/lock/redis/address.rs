@@ -201,7 +201,8 @@ async fn login_as(
         .set_protocol(ProtocolVersion::RESP3)
         .set_skip_set_lib_name();
     if let Some(user) = user {
-        login = login.set_username(user);
+        // Without a password the crate would log in as `default`, and Redis accepts any for a user with `nopass`.
+        login = login.set_username(user).set_password("");
     }
     if let Some(password) = password {
         login = login.set_password(password);

@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::address::RedisAddress;
 use super::clock::RedisClock;
 use super::command::StoreCommand;
-use super::connection::{ChannelListener, LinkError, LinkNumbers, LinkTarget, RedisConnection};
+use super::connection::{ChannelListener, LinkError, LinkNumbers, RedisConnection};
 use super::echoes::EchoFilter;
 use super::error::{RedirectedTo, Redirection, not_sent, of_server};
 use super::node::{NodeRole, RedisNode};
@@ -25,6 +25,7 @@ use super::poll::{TopologyAnswer, TopologyPoll, TopologyQuestion};
 use super::reply;
 use super::server::RedisServer;
 use super::slots::{ClusterView, MapChange, SlotMap};
+use super::target::LinkTarget;
 use super::url::RedisEndpoint;
 use crate::lock::StoreError;
 
@@ -66,6 +67,9 @@ struct LinkTable {
 
 /// The pause before a command is sent again that no node executes for the moment.
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
+
+/// How many times a command is sent on at once: more than that means that two nodes contradict each other.
+const MOST_REDIRECTIONS: u32 = 3;
 
 /// How many masters are asked: more than can be cut off together, and few enough for a cluster of hundreds, where
 /// each answer has some kilobytes.
@@ -155,6 +159,11 @@ impl ClusterLinks {
         self.numbers.published()
     }
 
+    /// When another server than before was last found to have the locks of a slot; `None`: never.
+    pub(super) fn server_changed(&self, slot: u16) -> Option<Instant> {
+        self.address.server.changed(self.link(slot)?.label())
+    }
+
     /// The connection to the master of a slot; `None`: it is not known.
     pub(super) fn link(&self, slot: u16) -> Option<Arc<RedisConnection>> {
         self.links.borrow().link(slot)
@@ -187,6 +196,7 @@ impl ClusterLinks {
         give_up: Instant,
     ) -> Result<(Value, Arc<RedisConnection>), StoreError> {
         let mut redirected = None;
+        let mut redirections = 0;
         loop {
             let (link, is_asking) = match redirected.take() {
                 Some(redirected) => redirected,
@@ -207,7 +217,8 @@ impl ClusterLinks {
                 Redirection::Ask(to) => table.find(&link, to).map(|link| (link, true)),
                 Redirection::Later => None,
             };
-            if redirected.is_none() {
+            redirections += 1;
+            if redirected.is_none() || redirections > MOST_REDIRECTIONS {
                 // Until the map has the node, or the node has the slot.
                 sleep(RETRY_PAUSE).await;
             }
@@ -314,15 +325,17 @@ impl ClusterWatcher {
         if self.views.get(&from) == Some(&view) {
             return;
         }
-        let is_first = self.known.borrow().map.is_none();
         let change = self.map.merge(&view);
         self.views.insert(from, view);
         if change == MapChange::Nothing {
             return;
         }
-        if change == MapChange::FailedOver && !is_first {
-            tracing::info!(store = %self.label, "a replica of the cluster has become a master");
-            self.server.change();
+        if let MapChange::FailedOver(masters) = change {
+            for master in masters {
+                let master = &*master.label;
+                tracing::info!(store = %self.label, master, "a replica of the cluster has become a master");
+                self.server.change(master);
+            }
         }
         // A node that is asked again has to be heard again.
         self.views

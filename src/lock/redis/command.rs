@@ -18,6 +18,7 @@ pub(super) enum StoreCommand {
     Scan,
     Inspect,
     ForceRelease,
+    Dequeue,
     CheckAccess,
 }
 
@@ -42,6 +43,7 @@ impl StoreCommand {
         (Self::Scan, "scan"),
         (Self::Inspect, "inspect"),
         (Self::ForceRelease, "force_release"),
+        (Self::Dequeue, "dequeue"),
         (Self::CheckAccess, "check_access"),
     ];
 

@@ -36,7 +36,7 @@ use super::node::{NodeRole, RedisNode};
 use super::reauth::LoginKeeper;
 use super::replicas::ReplicaWait;
 use super::scripts;
-use super::sentinel::MasterWatch;
+use super::target::LinkTarget;
 use crate::lock::{MessageHandler, StoreError};
 use crate::metrics::DurationRecorder;
 use crate::redact;
@@ -59,15 +59,6 @@ pub(super) struct RedisConnection {
 pub(super) struct ChannelListener {
     pub(super) channel: Arc<str>,
     pub(super) handler: Arc<dyn MessageHandler>,
-}
-
-/// To which server a connection goes.
-#[derive(Clone)]
-pub(super) enum LinkTarget {
-    /// Always to this one.
-    Fixed(RedisNode, NodeRole),
-    /// To the master that the Sentinels name, and to the next one when they name another.
-    Master(MasterWatch),
 }
 
 /// The numbers of connections, in the order of their attempts. Several connections may share them.
@@ -169,6 +160,11 @@ impl RedisConnection {
             clock,
             _task: AbortOnDropHandle::new(task),
         }
+    }
+
+    /// The server or the Sentinels, for the log.
+    pub(super) fn label(&self) -> &str {
+        &self.label
     }
 
     /// The clock of the server, as the connection's replies tell it.
@@ -367,26 +363,6 @@ impl LinkNumbers {
     /// before the first connection.
     pub(super) fn published(&self) -> u64 {
         self.published.load(Ordering::Acquire)
-    }
-}
-
-// === impl LinkTarget ===
-
-impl LinkTarget {
-    /// The server to connect to now. Cancel-safe.
-    async fn server(&self) -> Result<(RedisNode, NodeRole), StoreError> {
-        match self {
-            Self::Fixed(node, role) => Ok((node.clone(), *role)),
-            Self::Master(watch) => Ok((watch.master().await?, NodeRole::Master)),
-        }
-    }
-
-    /// Waits until another server than this one is the target. Cancel-safe.
-    async fn is_no_longer(&self, node: Option<&RedisNode>) {
-        match (self, node) {
-            (Self::Master(watch), Some(node)) => watch.is_no_longer(node).await,
-            _ => pending().await,
-        }
     }
 }
 

@@ -1,12 +1,12 @@
 //! What the replies of Redis mean. A reply that no command sends gives `None`.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use redis::Value;
 
 use crate::key::SessionKey;
 use crate::lock::{
-    AcquireReply, Fence, InstanceLiveness, LockHolder, LockInfo, QueueState, Ticket,
+    AcquireReply, BusySession, Fence, InstanceLiveness, LockHolder, LockInfo, QueueState, Ticket,
 };
 
 /// The holder of a lock whose value can't be shown: it isn't UTF-8, or the key isn't a string. Another program
@@ -42,11 +42,27 @@ pub(super) fn acquired(value: &Value) -> Option<AcquireOutcome> {
                 Ticket(ticket.unsigned_abs()),
                 LockHolder::new(text(holder)?),
             ),
-            [Value::Int(0)] => AcquireReply::QueueFull,
             [Value::Int(-1)] => AcquireReply::Superseded,
+            [Value::Int(-2)] => AcquireReply::Dequeued,
+            [
+                holder,
+                Value::Int(since),
+                Value::Int(now),
+                Value::Int(waiters),
+            ] => {
+                let session = BusySession {
+                    since: time(*since),
+                    age: age(*since, *now),
+                    waiters: usize::try_from(*waiters).ok()?,
+                };
+                match holder {
+                    Value::Int(0) => AcquireReply::QueueFull(session),
+                    holder => AcquireReply::Busy(LockHolder::new(text(holder)?), session),
+                }
+            }
             _ => return None,
         },
-        holder => AcquireReply::Busy(LockHolder::new(text(holder)?)),
+        _ => return None,
     };
     Some(AcquireOutcome::Reply(reply))
 }
@@ -115,20 +131,32 @@ pub(super) fn lock_info(value: &Value) -> Option<LockInfo> {
         return None;
     };
     let holder = Some(LockHolder::new(text(holder)?)).filter(|_| *ttl != -2);
-    let fence = (*fence > 0 && holder.is_some()).then_some(fence.unsigned_abs());
-    let age = fence.map(|fence| Duration::from_micros(now.unsigned_abs().saturating_sub(fence)));
+    let fence = if holder.is_some() { *fence } else { 0 };
     let ttl = u64::try_from(*ttl).ok().map(Duration::from_millis);
     let queue = queue
         .iter()
         .map(|token| Some(LockHolder::new(text(token)?)));
     Some(LockInfo {
         holder,
-        fence: fence.map(Fence),
-        age,
+        fence: (fence > 0).then_some(Fence(fence.unsigned_abs())),
+        age: age(fence, *now),
         ttl,
         waiters: usize::try_from(*waiters).ok()?,
         queue: queue.collect::<Option<_>>()?,
     })
+}
+
+/// How long ago the lock with this fence was taken; `None` for 0: there is no fence.
+fn age(fence: i64, now: i64) -> Option<Duration> {
+    let age = now.unsigned_abs().saturating_sub(fence.unsigned_abs());
+    (fence > 0).then_some(Duration::from_micros(age))
+}
+
+/// When the lock with this fence was taken; `None` for 0: there is no fence.
+fn time(fence: i64) -> Option<SystemTime> {
+    (fence > 0)
+        .then_some(fence.unsigned_abs())
+        .and_then(|fence| Fence(fence).time())
 }
 
 /// The items of an array in a reply.

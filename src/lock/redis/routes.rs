@@ -13,11 +13,12 @@ use super::address::RedisAddress;
 use super::clock::RedisClock;
 use super::cluster::{ClusterLinks, ClusterWatch};
 use super::command::StoreCommand;
-use super::connection::{ChannelListener, LinkNumbers, LinkTarget, RedisConnection};
+use super::connection::{ChannelListener, LinkNumbers, RedisConnection};
 use super::error::{not_sent, unreadable};
 use super::node::{NodeRole, RedisNode};
 use super::sentinel::MasterWatch;
 use super::slots::slot_of;
+use super::target::LinkTarget;
 use super::url::RedisTopology;
 use crate::lock::StoreError;
 use crate::metrics::Metrics;
@@ -106,6 +107,14 @@ impl RedisRoutes {
         match &self.0.links {
             RedisLinks::One(_, numbers) => numbers.published(),
             RedisLinks::Cluster(links) => links.number(),
+        }
+    }
+
+    /// When another server than before was last found to have the locks of a slot; `None`: never.
+    pub(super) fn server_changed(&self, slot: u16) -> Option<Instant> {
+        match &self.0.links {
+            RedisLinks::One(..) => *self.0.server_changes.borrow(),
+            RedisLinks::Cluster(links) => links.server_changed(slot),
         }
     }
 

@@ -26,6 +26,8 @@ pub(super) static WATCH: Script = script!("watch", with_session);
 pub(super) static INSPECT: Script = script!("inspect", with_session);
 /// Takes a lock away from its holder, for an operator.
 pub(super) static FORCE_RELEASE: Script = script!("force_release", with_session);
+/// Takes a waiter out of the queue, for an operator.
+pub(super) static DEQUEUE: Script = script!("dequeue", with_session);
 /// Extends any number of locks.
 pub(super) static EXTEND: Script = script!("extend", String::from);
 /// Renews an instance's heartbeat.
@@ -100,6 +102,7 @@ pub(super) fn load() -> Pipeline {
         &SERVER,
         &INSPECT,
         &FORCE_RELEASE,
+        &DEQUEUE,
     ] {
         pipeline
             .cmd("SCRIPT")

@@ -23,12 +23,21 @@ pub(super) struct RedisServer(Arc<ServerState>);
 
 #[derive(Debug, Default)]
 struct ServerState {
-    /// The `run_id` of the server that answered last at each place: a node of a cluster, or the only place.
-    run_ids: Mutex<HashMap<Box<str>, Box<str>>>,
-    /// When a connection last found another server than the one before.
+    /// The server at each place: a node of a cluster, or the only place.
+    places: Mutex<HashMap<Box<str>, KnownServer>>,
+    /// When a connection last found another server than the one before, at any place.
     changed: watch::Sender<Option<Instant>>,
     /// Whether it was logged that the server does not tell its `run_id`.
     is_warned: AtomicBool,
+}
+
+/// What is known of the server at one place.
+#[derive(Debug, Default)]
+struct KnownServer {
+    /// The `run_id` of the server that answered last; `None`: none has answered yet.
+    run_id: Option<Box<str>>,
+    /// When it was found to be another server than the one before, which may lack the last writes; `None`: never.
+    changed: Option<Instant>,
 }
 
 // === impl RedisServer ===
@@ -67,24 +76,34 @@ impl RedisServer {
     }
 
     fn set(&self, place: &str, run_id: &str) {
-        let mut known = self.0.run_ids.lock();
-        if known.get(place).is_some_and(|known| **known == *run_id) {
+        let mut places = self.0.places.lock();
+        let known = places.entry(place.into()).or_default();
+        if known.run_id.as_deref() == Some(run_id) {
             return;
         }
-        let is_first = known.insert(place.into(), run_id.into()).is_none();
-        drop(known);
+        let is_first = known.run_id.replace(run_id.into()).is_none();
+        drop(places);
         if !is_first {
             tracing::debug!(store = place, run_id, "the store is another server now");
-            self.change();
+            self.change(place);
         }
     }
 
-    /// Notes that another server answers now for some of the locks.
-    pub(super) fn change(&self) {
-        self.0.changed.send_replace(Some(Instant::now()));
+    /// Notes that the server at this place may lack the last writes of the one that had its locks before.
+    pub(super) fn change(&self, place: &str) {
+        let now = Some(Instant::now());
+        let mut places = self.0.places.lock();
+        places.entry(place.into()).or_default().changed = now;
+        drop(places);
+        self.0.changed.send_replace(now);
     }
 
-    /// When a connection last found another server than the one before; `None`: never.
+    /// When the server at this place was last found to be another one; `None`: never.
+    pub(super) fn changed(&self, place: &str) -> Option<Instant> {
+        self.0.places.lock().get(place)?.changed
+    }
+
+    /// When a connection last found another server than the one before, at any place; `None`: never.
     pub(super) fn changes(&self) -> watch::Receiver<Option<Instant>> {
         self.0.changed.subscribe()
     }
@@ -116,5 +135,7 @@ mod tests {
             second,
             "the first server at another place"
         );
+        assert_eq!(server.changed("h"), second);
+        assert_eq!(server.changed("other"), None, "each place for itself");
     }
 }

@@ -4,7 +4,7 @@
 //! epoch that any node has told (Redis Cluster specification, "Configuration epoch"), so an old view that comes
 //! late changes nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 
 use crc::{CRC_16_XMODEM, Crc};
@@ -45,13 +45,13 @@ pub(super) struct ClusterView {
 }
 
 /// What a new view changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum MapChange {
     Nothing,
     /// Masters or slots, without a loss.
     Moved,
-    /// A replica has become a master, and may lack the last writes.
-    FailedOver,
+    /// These masters were replicas before, and may lack the last writes.
+    FailedOver(Vec<RedisNode>),
 }
 
 /// How many slots a cluster has.
@@ -224,20 +224,25 @@ impl SlotMap {
         if (&self.masters, &self.owners) == (&other.masters, &other.owners) {
             return MapChange::Nothing;
         }
-        let is_failover = |slot: u16| {
-            let owners = (self.owner(slot), other.owner(slot));
-            let (Some(old), Some(new)) = owners else {
-                return false;
+        let has = |map: &Self, id: &str| map.masters.iter().any(|master| master.id == *id);
+        let mut promoted = BTreeSet::new();
+        for slot in 0..SLOTS {
+            let (Some(old), Some(at)) = (self.owner(slot), other.owner(slot)) else {
+                continue;
             };
-            let (old, new) = (&self.masters[old].id, &other.masters[new].id);
-            let has = |map: &Self, id: &str| map.masters.iter().any(|master| master.id == *id);
+            let (old, new) = (&self.masters[old].id, &other.masters[at].id);
             let was_replica = || self.replicas.get(new) == Some(old);
-            old != new && (was_replica() || (!has(self, new) && !has(other, old)))
-        };
-        match (0..SLOTS).any(is_failover) {
-            true => MapChange::FailedOver,
-            false => MapChange::Moved,
+            if old != new && (was_replica() || (!has(self, new) && !has(other, old))) {
+                promoted.insert(at);
+            }
         }
+        if promoted.is_empty() {
+            return MapChange::Moved;
+        }
+        let promoted = promoted
+            .into_iter()
+            .map(|at| other.masters[at].node.clone());
+        MapChange::FailedOver(promoted.collect())
     }
 }
 
@@ -331,10 +336,12 @@ mod tests {
         map.merge(&view(&[A, B, C]));
         let promoted = "c 127.0.0.1:3@13 myself,master - 0 0 3 connected 0-8191";
         let demoted = "a 127.0.0.1:1@11 slave c 0 0 3 connected";
-        assert_eq!(
-            map.merge(&view(&[demoted, B, promoted])),
-            MapChange::FailedOver
-        );
+        let change = map.merge(&view(&[demoted, B, promoted]));
+        let MapChange::FailedOver(masters) = change else {
+            panic!("a failover: {change:?}");
+        };
+        let masters: Vec<_> = masters.iter().map(|master| &*master.label).collect();
+        assert_eq!(masters, ["127.0.0.1:3/0"], "that of the slots alone");
         assert_eq!(labels(&map), ["127.0.0.1:2/0", "127.0.0.1:3/0"]);
         assert_eq!(owner(&map, 0), "127.0.0.1:3/0");
         assert_eq!(
@@ -369,10 +376,10 @@ mod tests {
             "old 127.0.0.1:1@11 myself,master - 0 0 9 connected 0-16383",
         ]));
         let new = view(&["new 127.0.0.1:1@11 myself,master - 0 0 1 connected 0-16383"]);
-        assert_eq!(
-            map.merge(&new),
-            MapChange::FailedOver,
-            "with none of the locks"
+        let change = map.merge(&new);
+        assert!(
+            matches!(change, MapChange::FailedOver(_)),
+            "with none of the locks: {change:?}"
         );
     }
 }

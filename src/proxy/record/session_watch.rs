@@ -14,7 +14,7 @@ use crate::config::Route;
 
 /// What all workers know of the sessions of each route. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct SessionWatch(Arc<Mutex<HashMap<Box<str>, WatchedRoute>>>);
+pub(super) struct SessionWatch(Arc<Mutex<HashMap<Box<str>, WatchedRoute>>>);
 
 #[derive(Debug)]
 struct WatchedRoute {

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::hold_times::{HoldTimes, RouteHolds};
 use super::session_watch::{RouteSessions, SessionWatch};
 use crate::config::Config;
 use crate::journal::Journal;
@@ -16,13 +17,15 @@ use crate::trace::Tracer;
 #[derive(Clone, Debug)]
 pub struct RecordSinks {
     /// Counts every request.
-    pub metrics: Metrics,
+    metrics: Metrics,
     /// Keeps the last refusals and losses.
     pub journal: Journal,
     /// Takes what spans are made of; `None`: nothing is traced.
-    pub tracer: Option<Tracer>,
+    tracer: Option<Tracer>,
     /// Warns of routes whose requests name no session.
-    pub sessions: SessionWatch,
+    sessions: SessionWatch,
+    /// Keeps how long the last turns of each route took.
+    holds: HoldTimes,
 }
 
 /// Where requests of one configuration are recorded.
@@ -33,11 +36,24 @@ pub(in crate::proxy) struct RouteSinks {
     pub(super) tracer: Option<Tracer>,
     /// What is known of the sessions of each route, in the order of the configuration.
     pub(super) sessions: Box<[Arc<RouteSessions>]>,
+    /// How long the last turns of each route took, in the order of the configuration.
+    pub(super) holds: Box<[Arc<RouteHolds>]>,
 }
 
 // === impl RecordSinks ===
 
 impl RecordSinks {
+    /// Sinks of a process that has served no request yet. Without a tracer, nothing is traced.
+    pub fn new(metrics: Metrics, journal: Journal, tracer: Option<Tracer>) -> Self {
+        Self {
+            metrics,
+            journal,
+            tracer,
+            sessions: SessionWatch::default(),
+            holds: HoldTimes::default(),
+        }
+    }
+
     /// The sinks for requests of `config`. Its limits are shown in the metrics.
     pub(in crate::proxy) fn for_config(&self, config: &Config) -> RouteSinks {
         let limits = &config.limits;
@@ -45,6 +61,7 @@ impl RecordSinks {
             .set_limits(limits.max_connections, limits.max_buffered);
         RouteSinks {
             sessions: self.sessions.adopt(&config.routes),
+            holds: self.holds.adopt(&config.routes),
             ..self.for_routes(config.routes.iter().map(|route| &*route.name))
         }
     }
@@ -59,6 +76,7 @@ impl RecordSinks {
             journal: self.journal.clone(),
             tracer: self.tracer.clone(),
             sessions: Box::default(),
+            holds: Box::default(),
         }
     }
 }

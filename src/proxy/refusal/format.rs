@@ -1,7 +1,7 @@
 //! The format of an error response's body: the four members of the contract, as they are or inside the
 //! error object of the caller's protocol.
 //!
-//! Invariant: every format has all four members.
+//! Invariant: every format has all four members. What a busy session's client is told beyond them stands behind them.
 
 use http::StatusCode;
 use serde::Serialize;
@@ -16,6 +16,8 @@ pub(in crate::proxy) struct ErrorFormat {
     format: BusyFormat,
     /// Whether the response has status 200, and only the body has the error's status.
     is_always_ok: bool,
+    /// Whether the response to a busy session has [`BusyMembers`].
+    explains: bool,
     /// The JSON text of the request's id, for [`BusyFormat::JsonRpc`]; `None`: the error has a null id.
     id: Option<Box<RawValue>>,
 }
@@ -27,6 +29,20 @@ pub(super) struct ContractBody<'f> {
     pub(super) error: &'f str,
     pub(super) detail: &'f str,
     pub(super) status_code: u16,
+    /// Behind the four members; `None`: there are no more.
+    #[serde(flatten)]
+    pub(super) busy: Option<BusyMembers>,
+}
+
+/// What a client may know of its busy session. A member whose value isn't known is null.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct BusyMembers {
+    /// After how many milliseconds the client should try again.
+    pub(super) retry_after_ms: u64,
+    /// When the running turn took its lock, in RFC 3339.
+    pub(super) busy_since: Option<String>,
+    /// How many turns wait for the session.
+    pub(super) queue: Option<usize>,
 }
 
 /// An error response of JSON-RPC 2.0 (§5).
@@ -52,6 +68,8 @@ struct OpenAi<'f> {
     error: OpenAiError<'f>,
     detail: &'f str,
     status_code: u16,
+    #[serde(flatten)]
+    busy: Option<&'f BusyMembers>,
 }
 
 #[derive(Serialize)]
@@ -78,8 +96,14 @@ impl ErrorFormat {
         Self {
             format: busy.format,
             is_always_ok: busy.status == StatusCode::OK,
+            explains: busy.explains(),
             id: id.and_then(|id| RawValue::from_string(id).ok()),
         }
+    }
+
+    /// Whether the response to a busy session says more than the contract's four members.
+    pub(super) fn explains(&self) -> bool {
+        self.explains
     }
 
     /// The status of the response to an error whose own status is `status`.
@@ -109,6 +133,7 @@ impl ErrorFormat {
             error: language.pick("智能体没有返回事件流", "The agent gave no event stream"),
             detail: if text.is_empty() { &without_text } else { text },
             status_code: told.as_u16(),
+            busy: None,
         };
         self.body(&content, "upstream_answer")
     }
@@ -136,6 +161,7 @@ impl ErrorFormat {
                 },
                 detail: content.detail,
                 status_code: content.status_code,
+                busy: content.busy.as_ref(),
             }),
         };
         // Strings, a number and valid JSON always serialize.
@@ -162,6 +188,7 @@ mod tests {
         error: "busy",
         detail: "[lock:session:u:s] 锁已被占用",
         status_code: 429,
+        busy: None,
     };
 
     fn body(format: &ErrorFormat) -> String {

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 use super::{hold_from_python, start};
-use crate::support::app::{CHAT, key, wait_until_no_keys};
+use crate::support::app::{CHAT, key, wait_for_queue_length, wait_until_no_keys};
 use crate::support::backend::{Backend, event};
 use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::process::{Process, run};
@@ -14,13 +14,13 @@ use crate::support::redis::Redis;
 use crate::support::{wait_for, wait_for_async};
 
 /// A configuration file in its own folder.
-struct File {
+pub(super) struct File {
     _folder: tempfile::TempDir,
     path: PathBuf,
 }
 
 impl File {
-    fn with(store: &str, more: &str) -> Self {
+    pub(super) fn with(store: &str, more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("config.toml");
         let text = format!(
@@ -35,9 +35,14 @@ impl File {
 
     /// The file of a process, with more options of `[store]`.
     fn serving(backend: &Backend, redis: &Redis, store: &str) -> Self {
+        Self::serving_route(backend, redis, store, CHAT)
+    }
+
+    /// The file of a process with this route.
+    fn serving_route(backend: &Backend, redis: &Redis, store: &str, route: &str) -> Self {
         let file = Self::with("memory:", "");
         let text = format!(
-            "listen = \"127.0.0.1:0\"\nupstream = \"{}\"\n[store]\nurl = \"{}\"\n{store}\n{CHAT}",
+            "listen = \"127.0.0.1:0\"\nupstream = \"{}\"\n[store]\nurl = \"{}\"\n{store}\n{route}",
             backend.url(),
             redis.url(),
         );
@@ -46,7 +51,7 @@ impl File {
     }
 
     /// Runs `seriatim locks` with this configuration, without blocking the runtime.
-    async fn locks(&self, arguments: &[&str]) -> Done {
+    pub(super) async fn locks(&self, arguments: &[&str]) -> Done {
         let path = self.path.to_str().expect("UTF-8");
         let mut all = vec!["locks", "--config", path];
         all.extend(arguments);
@@ -60,9 +65,9 @@ impl File {
 
 /// Exit code and output of a command.
 #[derive(Debug)]
-struct Done {
-    code: Option<i32>,
-    out: String,
+pub(super) struct Done {
+    pub(super) code: Option<i32>,
+    pub(super) out: String,
     err: String,
 }
 
@@ -236,6 +241,49 @@ async fn a_lock_is_shown_and_released_and_its_turn_interrupted() {
     wait_until_no_keys(&bench.redis).await;
 }
 
+#[tokio::test]
+async fn a_waiter_is_taken_out_of_the_queue() {
+    let bench = start(&format!("[lock]\nblocking = true\n{CHAT}")).await;
+    let file = File::with(&bench.redis.url(), "");
+    let mut held = bench.hold("s1").await;
+    let key = key("s1");
+    for (arguments, output) in [
+        (
+            &["dequeue", "u1", "s1", "r-1"][..],
+            format!("request r-1 no longer waits for {key}\n"),
+        ),
+        (
+            &["dequeue", "--key", &key, "r-1", "--json"],
+            format!("{{\"dequeued\":true,\"key\":\"{key}\"}}\n"),
+        ),
+    ] {
+        let mut waits = Client::connect(bench.replica(0)).await;
+        let request = Request::turn("s1", "plain:x").header("x-request-id", "r-1");
+        waits.send(&request).await;
+        wait_for_queue_length(&bench.redis, "s1", 1).await;
+        let done = file.locks(arguments).await;
+        assert_eq!((done.code, &*done.out), (Some(0), &*output), "{done:?}");
+        for part in ["seriatim::audit", &caller(), "pod-0", "r-1", "dequeued"] {
+            assert!(
+                done.err.contains(part),
+                "the command writes an audit event: {done:?}"
+            );
+        }
+        assert_eq!(
+            waits.answer().await.error(),
+            (409, "dequeued"),
+            "its client"
+        );
+    }
+    let done = file.locks(&["dequeue", "u1", "s1", "r-1"]).await;
+    assert_eq!(done.code, Some(1), "nobody waits: {done:?}");
+    for part in ["no turn of request \"r-1\" waits", "not_waiting", &key] {
+        assert!(done.err.contains(part), "{part} is printed: {done:?}");
+    }
+    bench.backend.open_gate("s1");
+    assert!(held.answer().await.whole, "the running turn goes on");
+}
+
 /// This user and this machine, as the commands `id` and `uname` name them.
 fn caller() -> String {
     let output = |program: &str, argument: &str| {
@@ -281,6 +329,43 @@ async fn the_log_of_the_holder_names_the_operator() {
             "the event says who, and which lock: {event}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_of_a_waiters_replica_names_the_operator_and_the_outcome() {
+    let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
+    let blocking = CHAT.replace("name = \"chat\"", "name = \"chat\"\nblocking = true");
+    let file = File::serving_route(&backend, &redis, "", &blocking);
+    let (process, _held) = process_with_a_turn(&file).await;
+    let mut waits = Client::connect(process.addr()).await;
+    let request = Request::turn("s1", "plain:x").header("x-request-id", "r-1");
+    waits.send(&request).await;
+    wait_for_queue_length(&redis, "s1", 1).await;
+    let done = file.locks(&["dequeue", "u1", "s1", "r-1"]).await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert_eq!(
+        waits.answer().await.error(),
+        (409, "dequeued"),
+        "its client"
+    );
+    let message = "waiting turn taken out of the queue by an operator";
+    wait_for(|| process.has_logged(message), message).await;
+    process.signal("KILL");
+    let (_, events) = process.end();
+    let event = events.iter().find(|event| event["message"] == message);
+    let event = event.expect("it was logged");
+    assert_eq!(
+        (&event["by"], &event["key"]),
+        (&caller().into(), &key("s1").into()),
+        "the event says who, and which session: {event}"
+    );
+    let access = events.iter().find(|event| event["request_id"] == "r-1");
+    let access = access.expect("the request was logged");
+    assert_eq!(
+        (&access["outcome"], &access["status"]),
+        (&"dequeued".into(), &409.into()),
+        "the access log has the outcome: {access}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -345,6 +430,10 @@ async fn a_failed_command_prints_why_and_exits_with_an_error() {
         &["release", "u1", "s1", "--key", "k"],
         &["steal", "u1", "s1"],
         &["list", "u1"],
+        &["dequeue", "u1", "s1"],
+        &["dequeue", "--key", "k"],
+        &["dequeue", "--key", "k", "s1", "r"],
+        &["dequeue", "u1", "s1", "r", "x"],
         &[],
     ] {
         let done = file.locks(wrong).await;
@@ -357,6 +446,7 @@ async fn a_failed_command_prints_why_and_exits_with_an_error() {
         &["show", "u1", "s1"],
         &["release", "u1", "s1"],
         &["interrupt", "u1", "s1"],
+        &["dequeue", "u1", "s1", "r"],
     ] {
         let done = file.locks(call).await;
         assert_eq!(done.code, Some(1), "{call:?}: {done:?}");
@@ -364,7 +454,7 @@ async fn a_failed_command_prints_why_and_exits_with_an_error() {
             done.err.contains(&nowhere.addr().to_string()) && !done.err.contains("geheim"),
             "the error names the address without the password: {done:?}"
         );
-        if matches!(call[0], "release" | "interrupt") {
+        if matches!(call[0], "release" | "interrupt" | "dequeue") {
             assert!(
                 done.err.contains(&key("s1")),
                 "a failed call writes an audit event with its lock: {done:?}"
@@ -407,6 +497,16 @@ async fn with_the_memory_store_the_command_prints_the_admin_request() {
             &guarded,
             &["release", "--key", "k:1"],
             format!("{header} -X DELETE 'http://127.0.0.1:9/locks/-/-?key=k%3A1'"),
+        ),
+        (
+            &open,
+            &["dequeue", "u/1", "s1", "r/1"],
+            "curl -X DELETE 'http://127.0.0.1:9901/locks/u%2F1/s1/queue/r%2F1'".into(),
+        ),
+        (
+            &open,
+            &["dequeue", "--key", "k", "r"],
+            "curl -X DELETE 'http://127.0.0.1:9901/locks/-/-/queue/r?key=k'".into(),
         ),
     ] {
         let done = file.locks(arguments).await;

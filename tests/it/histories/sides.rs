@@ -170,7 +170,7 @@ impl Side<'_> {
             .await
         {
             AcquireReply::Granted(_) => StoreAnswer::Granted,
-            AcquireReply::Busy(holder) => {
+            AcquireReply::Busy(holder, _) => {
                 turn.over = true;
                 StoreAnswer::Busy(id(&holder))
             }
@@ -179,7 +179,7 @@ impl Side<'_> {
                 StoreAnswer::Waiting(id(&holder))
             }
             AcquireReply::TookOver(_) => unreachable!("`ask` gives the reply apart from that"),
-            AcquireReply::QueueFull => {
+            AcquireReply::QueueFull(_) => {
                 turn.over = true;
                 StoreAnswer::Full
             }
@@ -187,6 +187,7 @@ impl Side<'_> {
                 turn.over = true;
                 StoreAnswer::Superseded
             }
+            AcquireReply::Dequeued => panic!("no operator takes turns out"),
         }
     }
 

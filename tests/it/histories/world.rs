@@ -207,7 +207,8 @@ impl World {
                     self.turns[at].state = State::Over;
                     return;
                 }
-                AcquireReply::QueueFull => {
+                AcquireReply::Dequeued => panic!("no operator takes turns out"),
+                AcquireReply::QueueFull(_) => {
                     assert!(
                         ticket.is_none(),
                         "a waiter with a place is never refused as full"
@@ -215,7 +216,7 @@ impl World {
                     self.turns[at].state = State::Over;
                     return;
                 }
-                AcquireReply::Busy(holder) => {
+                AcquireReply::Busy(holder, _) => {
                     if !self.finds_dead(at, &holder).await {
                         self.turns[at].state = State::Over;
                         return;
@@ -338,6 +339,7 @@ impl World {
         for message in sent {
             let (Message::Granted(id)
             | Message::Superseded(id)
+            | Message::Dequeued(id)
             | Message::Interrupt(id)
             | Message::Taken(id)
             | Message::InUse(id, _)
@@ -376,7 +378,9 @@ impl World {
                     panic!("the lock of turn {at} was not force released: {state:?}")
                 }
                 (Message::InUse(..), _) => panic!("nobody asks whether turn {at} still runs"),
-                (Message::Operated(..), _) => panic!("no operator acts on turn {at}"),
+                (Message::Dequeued(_) | Message::Operated(..), _) => {
+                    panic!("no operator acts on turn {at}")
+                }
             }
         }
     }

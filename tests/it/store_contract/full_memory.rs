@@ -124,3 +124,19 @@ async fn locks_are_extended_and_force_released_and_heartbeats_renewed() {
         .are_served([&waiter], "the lock is offered to the waiter")
         .await;
 }
+
+#[tokio::test]
+async fn a_waiter_is_dequeued_for_good() {
+    let (redis, bench) = start().await;
+    let holder = bench.holder(0).await;
+    let (out, next) = (bench.join(1).await, bench.join(2).await);
+    fill(&redis).await;
+    let removed = bench.store(0).dequeue(&out.claim.key, out.claim.id).await;
+    assert!(removed.is_ok_and(|was_there| was_there), "it waited");
+    let reply = bench.ask_again(&out).await;
+    assert_eq!(reply, AcquireReply::Dequeued, "it stays out");
+    bench.release(&holder).await;
+    bench
+        .are_served([&next], "the lock is offered to the other waiter")
+        .await;
+}

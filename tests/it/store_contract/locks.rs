@@ -1,12 +1,12 @@
 //! The lock of one session: granted, extended, released, expired.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
-use seriatim::lock::{AcquireReply, AcquireRequest, Fence, Withdrawal};
+use seriatim::lock::{AcquireReply, AcquireRequest, BusySession, Fence, QueueOptions, Withdrawal};
 use tokio::time::Instant;
 
-use super::{LEASE, StoreSetup};
+use super::{KEY, LEASE, PATIENT, StoreSetup};
 use crate::support::redis::Redis;
 use crate::support::wait_for_async;
 
@@ -21,6 +21,7 @@ store_contract!(
     an_extension_says_which_locks_are_lost,
     a_withdrawn_claim_leaves_nothing_behind,
     exactly_one_of_many_concurrent_claims_is_granted,
+    a_refused_claim_is_told_when_the_lock_was_taken_and_how_many_wait,
 );
 
 async fn a_free_lock_is_granted_and_a_held_one_is_not(bench: StoreSetup) {
@@ -28,6 +29,62 @@ async fn a_free_lock_is_granted_and_a_held_one_is_not(bench: StoreSetup) {
     bench.granted(&first).await;
     assert!(bench.is_busy(&second).await, "one holder at a time");
     bench.granted(&bench.claim("other", LEASE)).await;
+}
+
+/// What a refused claim is told of the session [`KEY`].
+async fn refused(bench: &StoreSetup, queue: Option<QueueOptions>) -> BusySession {
+    let request = AcquireRequest {
+        take_over: None,
+        queue,
+    };
+    match bench.ask(&bench.claim(KEY, LEASE), &request).await {
+        AcquireReply::Busy(_, session) if queue.is_none() => session,
+        AcquireReply::QueueFull(session) if queue.is_some() => session,
+        other => panic!("the session is busy, and its queue is full: {other:?}"),
+    }
+}
+
+async fn a_refused_claim_is_told_when_the_lock_was_taken_and_how_many_wait(bench: StoreSetup) {
+    let holder = bench.claim(KEY, LEASE);
+    let Fence(fence) = bench.granted(&holder).await;
+    let since = UNIX_EPOCH + Duration::from_micros(fence);
+    let passed = Duration::from_millis(20);
+    bench.pass(passed, &[]).await;
+    let full = QueueOptions {
+        max_waiters: 0,
+        ..PATIENT
+    };
+    let mut waiters = Vec::new();
+    for waiting in 0..3 {
+        for queue in [None, Some(full)] {
+            let session = refused(&bench, queue).await;
+            assert_eq!(
+                (session.since, session.waiters),
+                (Some(since), waiting),
+                "the fence is the store's time, and every waiter counts: {queue:?}"
+            );
+            let age = session.age.expect("a held lock has an age");
+            assert!(
+                (passed..LEASE).contains(&age),
+                "the age goes by the store's clock, too: {age:?}"
+            );
+        }
+        waiters.push(bench.join(waiting % 2).await);
+    }
+    assert!(bench.release(&holder).await, "the lock is handed over");
+    let session = refused(&bench, None).await;
+    assert_eq!(
+        (session.since, session.age, session.waiters),
+        (None, None, 2),
+        "nobody has taken a lock that is only offered, and its waiter waits no more"
+    );
+    let Fence(fence) = bench.take_up(&waiters[0]).await;
+    let since = UNIX_EPOCH + Duration::from_micros(fence);
+    assert_eq!(
+        refused(&bench, None).await.since,
+        Some(since),
+        "it is taken now"
+    );
 }
 
 async fn a_released_lock_is_free_at_once(bench: StoreSetup) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ::redis::Value;
 use seriatim::key::{KeyTemplate, Keyspace, SessionKey};
-use seriatim::lock::{Claim, Fence, LockHolder, LockInfo, Message};
+use seriatim::lock::{AcquireReply, Claim, Fence, LockHolder, LockInfo, Message, QUEUE_TTL};
 use tokio::time::sleep;
 
 use super::{INTERRUPTING, KEY, LEASE, StoreSetup, UNREACHABLE, held_by};
@@ -27,6 +27,9 @@ store_contract!(
     a_force_released_holder_can_neither_extend_nor_release,
     a_force_released_offer_goes_to_the_next_waiter,
     a_message_about_a_turn_reaches_its_instance_unchanged,
+    a_dequeued_waiter_is_out_for_good_and_its_instance_is_notified,
+    a_dequeued_waiter_that_missed_the_message_learns_it_on_retry,
+    only_a_waiter_is_dequeued,
 );
 
 fn space(templates: &[&str]) -> Keyspace {
@@ -49,6 +52,11 @@ impl StoreSetup {
         let holder = LockHolder::from(&claim.token);
         let forced = self.store(2).force_release(&claim.key, &holder).await;
         forced.expect("the store answers")
+    }
+
+    async fn dequeue(&self, claim: &Claim) -> bool {
+        let removed = self.store(2).dequeue(&claim.key, claim.id).await;
+        removed.expect("the store answers")
     }
 
     /// All keys of the space, read page by page.
@@ -440,7 +448,118 @@ async fn a_message_about_a_turn_reaches_its_instance_unchanged(bench: StoreSetup
     bench.wait_until_no_keys().await;
 }
 
+async fn a_dequeued_waiter_is_out_for_good_and_its_instance_is_notified(bench: StoreSetup) {
+    let holder = bench.holder(0).await;
+    let (first, out, last) = (
+        bench.join(1).await,
+        bench.join(1).await,
+        bench.join(2).await,
+    );
+    assert!(bench.dequeue(&out.claim).await, "it was in the queue");
+    assert_eq!(
+        bench.received(1).await.first(),
+        Some(&Message::Dequeued(out.claim.id)),
+        "its instance is notified"
+    );
+    assert_eq!(bench.received(2).await, [], "no other instance is");
+    assert!(!bench.dequeue(&out.claim).await, "it was taken out before");
+    let info = bench.inspect_key(KEY).await;
+    let tokens = [&first, &last].map(|waiter| LockHolder::from(&waiter.claim.token));
+    assert_eq!(info.queue, tokens, "the others keep their places");
+    assert_eq!(
+        bench.watch(1).await,
+        super::Watched::Unknown,
+        "its instance finds out that a waiter has no place"
+    );
+    assert_eq!(bench.ask_again(&out).await, AcquireReply::Dequeued, "why");
+    assert!(bench.holds(&holder).await, "the holder keeps its lock");
+    bench.withdraw(&out.claim).await;
+    bench.release(&holder).await;
+    bench
+        .are_served([&first, &last], "the others are served in order")
+        .await;
+    bench.wait_until_no_keys().await;
+}
+
+async fn a_dequeued_waiter_that_missed_the_message_learns_it_on_retry(bench: StoreSetup) {
+    let holder = bench.holder(0).await;
+    let out = bench.join(UNREACHABLE).await;
+    assert!(bench.dequeue(&out.claim).await, "it was in the queue");
+    let later = bench.join(1).await;
+    bench.withdraw(&later.claim).await;
+    for _ in 0..2 {
+        let reply = bench.ask_again(&out).await;
+        assert_eq!(reply, AcquireReply::Dequeued, "each retry says so");
+    }
+    let reply = bench.wait(&out.claim, super::PATIENT).await;
+    assert_eq!(
+        reply,
+        AcquireReply::Dequeued,
+        "also if the waiter doesn't know its place"
+    );
+    let another = bench.join(UNREACHABLE).await;
+    bench.release(&holder).await;
+    bench
+        .are_served([&another], "another turn of the instance is served")
+        .await;
+    bench.wait_until_no_keys().await;
+}
+
+async fn only_a_waiter_is_dequeued(bench: StoreSetup) {
+    let holder = bench.holder(0).await;
+    assert!(!bench.dequeue(&holder).await, "a holder doesn't wait");
+    let waiter = bench.join(1).await;
+    let stranger = bench.claim_of(2, KEY, LEASE);
+    assert!(!bench.dequeue(&stranger).await, "this turn never asked");
+    bench.release(&holder).await;
+    assert_eq!(
+        bench.received(1).await,
+        [Message::Granted(waiter.claim.id)],
+        "the lock is offered to the waiter"
+    );
+    assert!(
+        !bench.dequeue(&waiter.claim).await,
+        "a waiter with an offer doesn't wait any more"
+    );
+    assert_eq!(bench.received(1).await, [], "and isn't notified");
+    bench
+        .are_served([&waiter], "a turn that isn't taken out is served")
+        .await;
+    assert!(!bench.dequeue(&waiter.claim).await, "its turn is over");
+    bench.wait_until_no_keys().await;
+}
+
 // === foreign keys in Redis ===
+
+#[tokio::test]
+async fn the_mark_of_a_dequeued_waiter_expires_and_supersedes_nobody() {
+    let redis = Arc::new(Redis::start().await);
+    let bench = StoreSetup::on_redis(&redis).await;
+    let holder = bench.holder(0).await;
+    let out = bench.join(UNREACHABLE).await;
+    redis.command(&["PEXPIRE", "{k}:1:waiters", "1000"]).await;
+    bench.dequeue(&out.claim).await;
+    let left = redis.pttl("{k}:1:waiters").await;
+    let most = i64::try_from(QUEUE_TTL.as_millis()).expect("a small number");
+    assert!(
+        (1001..=most).contains(&left),
+        "the mark expires, and not earlier than a queue: {left}"
+    );
+    let waiter = bench.join(1).await;
+    let reply = bench.ask_again(&waiter).await;
+    assert!(
+        matches!(reply, AcquireReply::Waiting(..)),
+        "a later waiter keeps its place: {reply:?}"
+    );
+    redis.command(&["DEL", "{k}:1:waiters"]).await;
+    redis.command(&["SET", "{k}:1:waiters", "no hash"]).await;
+    assert!(
+        !bench.dequeue(&waiter.claim).await,
+        "another program's key breaks nothing"
+    );
+    redis.command(&["DEL", "{k}:1:waiters"]).await;
+    bench.release(&holder).await;
+}
 
 #[tokio::test]
 async fn foreign_keys_break_no_inspection_and_foreign_locks_can_be_released() {

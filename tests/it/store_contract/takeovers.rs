@@ -51,7 +51,7 @@ async fn a_takeover_is_reported_by_the_turn_that_takes_over(bench: StoreSetup) {
     let second = bench.claim_of(0, KEY, LEASE);
     let reply = bench.take_over(&second, &dead, false).await;
     assert!(
-        matches!(&reply, AcquireReply::Busy(holder) if holder.has_token(&first.token)),
+        matches!(&reply, AcquireReply::Busy(holder, _) if holder.has_token(&first.token)),
         "a turn that comes later took nothing over: {reply:?}"
     );
     // The lock may go to a waiter instead of the turn that takes over.
@@ -60,7 +60,7 @@ async fn a_takeover_is_reported_by_the_turn_that_takes_over(bench: StoreSetup) {
     let reply = bench.take_over(&third, &first, false).await;
     assert!(
         matches!(&reply, AcquireReply::TookOver(inner)
-            if matches!(&**inner, AcquireReply::Busy(holder) if holder.has_token(&waiter.claim.token))),
+            if matches!(&**inner, AcquireReply::Busy(holder, _) if holder.has_token(&waiter.claim.token))),
         "a turn that takes over for a waiter is told so: {reply:?}"
     );
     bench.are_served([&waiter], "the waiter has the lock").await;
@@ -113,7 +113,7 @@ async fn a_lock_of_another_type_is_held_by_somebody_unknown() {
     let claim = bench.claim_of(0, KEY, LEASE);
     let reply = bench.acquire(&claim).await;
     assert!(
-        matches!(&reply, AcquireReply::Busy(holder) if holder.turn().is_none()),
+        matches!(&reply, AcquireReply::Busy(holder, _) if holder.turn().is_none()),
         "another program's key keeps the lock busy: {reply:?}"
     );
     let waiter = bench.join(1).await;

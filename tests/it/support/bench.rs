@@ -328,14 +328,20 @@ pub(crate) fn assert_error_response(case: &str, answer: &Answer, status: u16, re
         "{case}: an error response is JSON: {answer:?}"
     );
     let (json, text) = (answer.json(), answer.text());
-    let members = ["success", "error", "detail", "status_code"];
+    let mut members = vec!["success", "error", "detail", "status_code"];
+    if ["session_busy", "queue_full", "wait_timeout"].contains(&reason) {
+        members.extend(["retry_after_ms", "busy_since", "queue"]);
+    }
     // A quote within a value has a backslash before it, so this finds only member names.
-    let places = members.map(|member| text.find(&format!("\"{member}\":")));
+    let places = members.iter();
+    let places = places.map(|member| text.find(&format!("\"{member}\":")));
+    let places: Vec<_> = places.collect();
     assert!(
-        json.as_object().is_some_and(|object| object.len() == 4)
+        json.as_object()
+            .is_some_and(|object| object.len() == members.len())
             && places.iter().all(Option::is_some)
             && places.is_sorted(),
-        "{case}: the body has these four members in this order: {text}"
+        "{case}: the body has these members in this order, {members:?}: {text}"
     );
     assert!(
         json["success"] == false && json["error"].is_string() && json["detail"].is_string(),

@@ -245,6 +245,10 @@ impl Store for FaultyStore {
         self.memory.force_release(key, holder)
     }
 
+    fn dequeue(&self, key: &SessionKey, waiter: ClaimId) -> StoreFuture<bool> {
+        self.memory.dequeue(key, waiter)
+    }
+
     fn heartbeat(
         &self,
         instance: &str,

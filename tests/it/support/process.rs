@@ -14,6 +14,8 @@ pub(crate) struct Process {
     child: Child,
     addr: SocketAddr,
     admin: SocketAddr,
+    /// Log lines from before it served.
+    starting: Vec<String>,
     events: Mutex<mpsc::Receiver<String>>,
     /// Log lines that were read before the end.
     seen: Mutex<Vec<String>>,
@@ -70,10 +72,12 @@ impl Process {
                 let _ = log.send(line);
             }
         });
+        let mut starting = Vec::new();
         let (addr, admin) = loop {
             let line = events
                 .recv_timeout(LIMIT)
                 .expect("the process logs that it serves");
+            starting.push(line.clone());
             let event: serde_json::Value = serde_json::from_str(&line).expect("a log line is JSON");
             if event["message"] == "serving" {
                 let [address, admin] = ["address", "admin"].map(|name| {
@@ -87,9 +91,15 @@ impl Process {
             child,
             addr,
             admin,
+            starting,
             events: Mutex::new(events),
             seen: Mutex::default(),
         }
+    }
+
+    /// The log up to the line that says that it serves.
+    pub(crate) fn logged_while_starting(&self) -> &[String] {
+        &self.starting
     }
 
     /// Whether the log has a line that contains this text.

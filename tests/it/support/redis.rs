@@ -254,10 +254,15 @@ impl Redis {
                 let value = fields.find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
                 value.unwrap_or_default().to_owned()
             };
-            // The setup of a connection ends with TIME; after that it sends only scripts.
+            // The setup of a connection ends with TIME, and with SUBSCRIBE if it is for messages. After that it sends
+            // scripts, and GET in a self-test, which in a cluster may be a node's last command for long.
             let is_set_up = |line: &&str| {
                 !own.contains(&field(line, "addr"))
-                    && matches!(&*field(line, "cmd"), "time" | "evalsha")
+                    && !line.contains(" name=sentinel-")
+                    && matches!(
+                        &*field(line, "cmd"),
+                        "time" | "subscribe" | "evalsha" | "get"
+                    )
             };
             list.lines().filter(is_set_up).count() >= wanted
         };

@@ -20,7 +20,7 @@ use super::wait_for_async;
 const MASTER: &str = "mymaster";
 
 /// The address from which servers and Sentinels connect to servers.
-const SERVERS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+pub(crate) const SERVERS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
 /// How long a master is silent until a Sentinel takes it for dead.
 const DOWN_AFTER: Duration = Duration::from_millis(500);

@@ -4,9 +4,11 @@
 -- KEYS: lock, fence, queue, waiters
 -- ARGV: token, lease_ms, not_after (µs), dead_token or '', min_age of the dead holder's lock (µs); only if the turn
 --       waits: id, channel, ticket or 0, max_waiters, interrupts (1 or 0)
--- Reply: the fence; minus the time if the command came too late; the holder's token if the lock is busy;
---        {ticket, holder's token} in the queue; {0} if the queue is full; {-1} if a newer turn replaced this one;
---        {'took over', one of these replies} if the dead holder lost the lock
+-- Reply: the fence; minus the time if the command came too late; {ticket, holder's token} in the queue; {-1} if a
+--        newer turn replaced this one; {-2} if an operator took this one out of the queue; {'took over', one of these
+--        replies} if the dead holder lost the lock;
+--        {holder's token, when it took the lock (µs) or 0, the time (µs), number of waiters} if the lock is busy;
+--        the same with 0 as the token if the queue is full
 --
 -- After an error the token doesn't hold the lock, and is in the queue only if it had a place before: the lock or the
 -- queue is written last. A key of the queue that has the wrong type is deleted before that.
@@ -60,11 +62,21 @@ local function read_own(command, key, ...)
   return reply or false
 end
 
+-- The reply to a turn that is refused. A release deletes the fence with the lock, so that a lock which is only offered,
+-- or is another program's, has none.
+local function refused(holder)
+  return { holder, last_fence(s) or 0, now, redis.call('ZCARD', s.queue) }
+end
+
 -- Takes the lock, or joins the queue, if the session isn't simply free. Gives the reply.
 local function acquire()
   local holder = current_holder(s)
   read_own('ZCARD', s.queue)
   local newest = tonumber(read_own('HGET', s.waiters, '!') or 0) or 0
+  if id and holder ~= token and read_own('HGET', s.waiters, id) == '-' then
+    -- The message about it got lost.
+    return { -2 }
+  end
   if has_ticket and holder ~= token then
     if ticket < newest then
       -- The message about it got lost.
@@ -95,7 +107,7 @@ local function acquire()
     return grant()
   end
   if not id then
-    return holder
+    return refused(holder)
   end
 
   local place = redis.call('ZSCORE', s.queue, id)
@@ -103,7 +115,7 @@ local function acquire()
     ticket = tonumber(place)
   else
     if not interrupts and is_full() then
-      return { 0 }
+      return refused(0)
     end
     local last = tonumber(redis.call('ZRANGE', s.queue, -1, -1, 'WITHSCORES')[2]) or 0
     ticket = math.max(now, last + 1, newest + 1)

@@ -6,7 +6,7 @@
 --   lock     the holder's token
 --   fence    the number of the last acquisition
 --   queue    a sorted set: the ids of the waiters, by ticket
---   waiters  a hash: for each id "channel token"; for each "@channel" when its instance last watched the
+--   waiters  a hash: for each id "channel token", or "-" if an operator took it out of the queue; for each "@channel" when its instance last watched the
 --            queue (µs); for "!" the ticket of the newest turn that interrupted all older ones
 --
 -- A Redis whose memory is full (maxmemory, noeviction) refuses a command that may need memory, unless the script
