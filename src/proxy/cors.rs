@@ -169,14 +169,13 @@ impl CorsPolicy {
         }
     }
 
-    /// Whether a page with this request can read a response of the proxy: from its own origin, or allowed to it.
+    /// Whether a page with this request can read the proxy's response: from its own origin (Fetch Metadata), or allowed.
     pub(super) fn can_read(
         &self,
         origin: &RequestOrigin,
         headers: &HeaderMap,
         route: &str,
     ) -> bool {
-        // Fetch Metadata, "Sec-Fetch-Site". Not all clients with an `origin` say it.
         let is_same = match headers.get("sec-fetch-site") {
             Some(site) => site == "same-origin",
             None => single(headers, &HOST).is_some_and(|host| origin.is_at(host)),

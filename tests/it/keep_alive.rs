@@ -92,7 +92,7 @@ impl<R, N> Bench<R, N> {
         let mut waiter = self.wait_kept(request).await;
         self.backend.open_gate(session);
         assert!(holder.answer().await.whole, "the holder isn't affected");
-        waiter.answer().await
+        within("the end of a kept response", waiter.answer()).await
     }
 }
 
@@ -993,12 +993,12 @@ async fn comments_do_not_keep_a_backend_that_is_silent_for_too_long() {
     let mut first = begin_turn(bench.app.addr(), "s1", "hang-middle").await;
     until(&mut first, SILENT).await;
     let mut waiter = bench.wait_kept(&kept("s1", "hang-middle")).await;
-    let answer = first.answer().await;
+    let answer = within("the end of a silent backend", first.answer()).await;
     assert!(
         !answer.whole && answer.text().starts_with(&event(0)),
         "a silent backend is left: {answer:?}"
     );
-    let answer = waiter.answer().await;
+    let answer = within("the end of a silent backend", waiter.answer()).await;
     assert!(!answer.whole, "also behind a wait: {answer:?}");
     bench.assert_still_serves().await;
 }
