@@ -736,41 +736,21 @@ async fn a_client_that_waits_to_be_asked_for_its_body_is_asked_before_the_head()
 #[tokio::test]
 async fn no_interim_response_follows_an_early_head() {
     let backend = RawBackend::start(|mut socket, number| async move {
-        loop {
-            let Some(head) = read_head(&mut socket).await else {
-                return;
-            };
-            let length = if head.contains("content-length: 34") {
-                34
-            } else {
-                0
-            };
-            let mut body = vec![0; length];
-            socket.read_exact(&mut body).await.expect("a body");
-            let interim = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
-            let head =
-                "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
-            let slow = head.to_owned() + "data: x\n\n";
-            socket
-                .write_all(interim.as_bytes())
-                .await
-                .expect("the proxy reads");
-            // The proxy handles the interim response first.
-            sleep(Duration::from_millis(50)).await;
-            if number == 0 {
-                socket
-                    .write_all(slow.as_bytes())
-                    .await
-                    .expect("the proxy reads");
-                // Long enough for the other turn to be kept.
-                sleep(Duration::from_millis(700)).await;
-                return;
-            }
-            socket
-                .write_all(slow.as_bytes())
-                .await
-                .expect("the proxy reads");
-            return;
+        let head = read_head(&mut socket).await.expect("a turn");
+        assert!(head.contains("content-length: 34\r\n"), "a turn's body: {head}");
+        socket.read_exact(&mut [0; 34]).await.expect("a body");
+        let interim = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
+        let written = socket.write_all(interim.as_bytes()).await;
+        written.expect("the proxy reads");
+        // The proxy handles the interim response first.
+        sleep(Duration::from_millis(50)).await;
+        let response = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n\
+                        data: x\n\n";
+        let written = socket.write_all(response.as_bytes()).await;
+        written.expect("the proxy reads");
+        if number == 0 {
+            // Long enough for the other turn to be kept.
+            sleep(Duration::from_millis(700)).await;
         }
     })
     .await;
