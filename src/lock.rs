@@ -62,6 +62,7 @@ mod self_test;
 mod store;
 mod store_health;
 mod store_lock;
+mod wait_place;
 
 pub use self::redis::{RedisTls, RedisUrl, RedisUrlError};
 pub use crate::outcome::{LockLoss, UnprotectedReason};
@@ -85,6 +86,7 @@ pub use store::{
     StoreError, StoreFuture, Ticket, WAITER_TIMEOUT, WatchedQueue, Withdrawal,
 };
 pub use store_health::{StoreHealth, StoreProblem, TestFailure};
+pub use wait_place::WaitPlace;
 
 /// A duration in whole milliseconds, the unit of the stores and of operators' output.
 fn millis(duration: Duration) -> u64 {

@@ -9,16 +9,16 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Request, Response, Version};
 use http_body::Body;
 use http_body_util::{Either, Full};
 use hyper::upgrade::OnUpgrade;
 use tokio_util::task::TaskTracker;
 
 use crate::budget::Budget;
-use crate::config::{Config, ErrorLanguage, NestedCalls, OnDisconnect, Route, Unmatched};
+use crate::config::{Config, NestedCalls, OnDisconnect, Route, StreamKind, Unmatched};
 use crate::drain::DrainWatch;
 use crate::key::SessionKey;
 use crate::listen::{ClientBody, ClientConnection, RejectedRequest, Serve};
@@ -31,19 +31,24 @@ use exchange::Exchange;
 use forward::headers::{self, RequestIds};
 use forward::upgrade::{self, UpgradeRequest};
 use forward::{Backend, BackendBody, Backends, OutgoingBody, ResponseTimeout, Upload};
+use keep_alive::EarlyResponse;
 use orphan::Orphans;
-use record::{RequestRecord, RouteSinks, record_rejected};
+use record::{RequestRecord, RouteSinks};
 use refusal::{ErrorFormat, Refusal, SentenceLanguage};
+use rejected::reject;
 use route::Router;
 use session::{RequestBody, RequestSession};
+use silence::{FilledResponse, SilenceFiller};
 use tunnel::{TunnelEndpoints, Tunnels};
 
 pub use cors::CorsMemory;
 pub use explain::{
-    ExplainedOutcome, ExplainedRequest, ExplainedTemplate, SkippedRoute, TemplateResult,
-    UnmetCondition, explain,
+    ExplainedOutcome, ExplainedRequest, ExplainedTemplate, KeptClient, SkippedRoute,
+    TemplateResult, UnmetCondition, explain,
 };
+pub use keep_alive::WaitingBody;
 pub use record::RecordSinks;
+pub use rejected::refusing;
 pub use stream::{GuardedBody, ResponseAborted};
 
 mod acquire;
@@ -53,16 +58,22 @@ mod end;
 mod exchange;
 mod explain;
 mod forward;
+mod keep_alive;
 mod orphan;
 mod record;
 mod refusal;
+mod rejected;
 mod route;
 mod session;
+mod silence;
 mod stream;
 mod tunnel;
 
-/// The body of a response: of an error response, or of the backend's response with the turn's lock.
-pub type ProxyBody = Either<Full<Bytes>, GuardedBody>;
+/// The body of a turn's own response: of an error response, or of the backend's response with the turn's lock.
+pub type TurnBody = Either<Full<Bytes>, GuardedBody>;
+
+/// The body of a response: of a turn's own response, or of one that began before it.
+pub type ProxyBody = Either<TurnBody, Box<WaitingBody>>;
 
 /// Serves requests by one configuration. Each worker has its own, for its connections to the backends
 /// belong to its runtime.
@@ -74,6 +85,8 @@ pub struct Proxy {
     tunnels: Tunnels,
     sinks: Arc<RouteSinks>,
     cors: CorsPolicy,
+    /// Which requests may get a response before their turn; `None`: no route keeps its waiting clients.
+    keeps_alive: Option<StreamKind>,
     shared: WorkerShared,
 }
 
@@ -97,6 +110,19 @@ struct WorkerShared {
     /// The tasks of turns that the worker waits for before it ends.
     tasks: TaskTracker,
     drain: DrainWatch,
+}
+
+/// A request that was just read.
+struct AskedTurn<'t> {
+    client: &'t ClientConnection,
+    head: Parts,
+    body: ClientBody,
+    upgrade: Option<UpgradeRequest>,
+    early: Option<&'t EarlyResponse>,
+    /// The page that sent it; `None`: no page of a browser did, as far as is known.
+    origin: Option<&'t RequestOrigin>,
+    /// The language of an error.
+    language: SentenceLanguage,
 }
 
 /// A request whose route and session are known.
@@ -165,6 +191,7 @@ impl Proxy {
             tunnels: Tunnels::new(tasks.clone(), drain.clone()),
             sinks: Arc::new(shared.process.sinks.for_config(&config)),
             cors: CorsPolicy::new(Arc::clone(&config), shared.process.cors.clone()),
+            keeps_alive: config.keeps_clients(),
             config,
             shared,
         }
@@ -173,10 +200,41 @@ impl Proxy {
     /// Serves one request. Dropping the future leaves the backend, gives back the lock and finishes the
     /// record, or hands them over if the turn goes on without its client.
     pub async fn handle(
+        self: Arc<Self>,
+        client: ClientConnection,
+        request: Request<ClientBody>,
+    ) -> Response<ProxyBody> {
+        let early = self.keeps_alive;
+        let early = early.and_then(|kind| EarlyResponse::for_request(kind, &request));
+        let Some(early) = early else {
+            let response = self.answer(&client, request, None).await;
+            return response.map(Either::Left);
+        };
+        let origin = RequestOrigin::from_head(request.method(), request.headers());
+        let (proxy, asked) = (Arc::clone(&self), early.clone());
+        let turn = Box::pin(async move { proxy.answer(&client, request, Some(&asked)).await });
+        match early.response(turn).await {
+            Ok(response) => response.map(Either::Left),
+            Err(waiting) => {
+                let mut headers = WaitingBody::headers();
+                if let Some(origin) = &origin {
+                    self.cors
+                        .add_to(&mut headers, origin, Some(waiting.route()));
+                }
+                let mut response = Response::new(Either::Right(Box::new(waiting)));
+                *response.headers_mut() = headers;
+                response
+            }
+        }
+    }
+
+    /// Serves one request, for which `early` may ask for a response before its own; `None`: it may not.
+    async fn answer(
         &self,
         client: &ClientConnection,
         request: Request<ClientBody>,
-    ) -> Response<ProxyBody> {
+        early: Option<&EarlyResponse>,
+    ) -> Response<TurnBody> {
         // The idle timeout after the response before this request no longer applies.
         client.bounds.lift();
         let (mut head, body) = request.into_parts();
@@ -188,15 +246,24 @@ impl Proxy {
             head.extensions.insert(callers);
         }
         let language = SentenceLanguage::for_caller(self.config.errors.language, &head.headers);
-        let origin = RequestOrigin::from_head(&head);
+        let origin = RequestOrigin::from_head(&head.method, &head.headers);
         let preflight = origin.as_ref().filter(|origin| origin.is_preflight);
         let announced = preflight.map(|_| self.router.announced_to(&head));
         let request_id = self.shared.request_ids.get(&head.headers);
         let mut record =
             RequestRecord::begin(&head, request_id, client.bounds.clone(), &self.sinks);
         let mut format = ErrorFormat::default();
+        let asked = AskedTurn {
+            client,
+            head,
+            body,
+            upgrade,
+            early,
+            origin: origin.as_ref(),
+            language,
+        };
         // Boxed, because hyper moves a request's future several times before it is polled.
-        let turn = Box::pin(self.turn(client, head, body, upgrade, &mut record, &mut format));
+        let turn = Box::pin(self.turn(asked, &mut record, &mut format));
         match turn.await {
             Ok(answered) => {
                 if let Some(origin) = &origin {
@@ -248,13 +315,19 @@ impl Proxy {
     /// From the request to the head of the backend's response, and the lock that its turn holds.
     async fn turn(
         &self,
-        client: &ClientConnection,
-        mut head: Parts,
-        body: ClientBody,
-        upgrade: Option<UpgradeRequest>,
+        asked: AskedTurn<'_>,
         record: &mut RequestRecord,
         format: &mut ErrorFormat,
     ) -> Result<AnsweredTurn, Refusal> {
+        let AskedTurn {
+            client,
+            mut head,
+            body,
+            upgrade,
+            early,
+            origin,
+            language,
+        } = asked;
         if self.shared.drain.is_draining() {
             return Err(Refusal::Draining);
         }
@@ -274,6 +347,7 @@ impl Proxy {
                 headers::keep_traced_callers(&mut head);
             }
             let lock = TurnLock {
+                client,
                 locks: &self.shared.locks,
                 budget: &self.shared.process.budget,
                 config: &self.config,
@@ -282,6 +356,10 @@ impl Proxy {
                 turn,
                 headers: &head.headers,
                 callers: head.extensions.get(),
+                early: early
+                    .filter(|_| upgrade.is_none() && self.keeps_client(&head, origin, route)),
+                format,
+                language,
             };
             held = Some(lock.acquire(key, &mut body, record).await?);
         }
@@ -332,6 +410,15 @@ impl Proxy {
             }
             Err(refusal) => Err(self.refuse_turn(client, refusal, held, record).await),
         }
+    }
+
+    /// Whether the client of a turn may get a response while the turn waits. A page that can't read that response would
+    /// not get the backend's, either.
+    fn keeps_client(&self, head: &Parts, origin: Option<&RequestOrigin>, route: &Route) -> bool {
+        let lock = route.turn.as_ref().map(|turn| &turn.lock);
+        let lock = lock.filter(|lock| lock.keep_alive.is_some());
+        lock.is_some_and(|lock| keep_alive::reads_events(lock.stream, &head.headers))
+            && origin.is_none_or(|it| self.cors.can_read(it, &head.headers, &route.name))
     }
 
     /// Finds the route of a request, its backend and its session.
@@ -428,15 +515,20 @@ impl Proxy {
         &self,
         client: &ClientConnection,
         answered: AnsweredTurn,
-        record: RequestRecord,
-    ) -> Response<ProxyBody> {
+        mut record: RequestRecord,
+    ) -> Response<TurnBody> {
         let AnsweredTurn {
             mut response,
             held,
             orphans,
             upgraded,
         } = answered;
-        if let Some(deadline) = held.as_ref().and_then(LockGuard::deadline) {
+        let (is_early, is_stream) = (record.is_early(), keep_alive::is_event_stream(&response));
+        // Nothing of another response passes behind an early head. What is told of it follows when the turn is over,
+        // even if that is so because the lock was lost.
+        if let Some(deadline) = held.as_ref().and_then(LockGuard::deadline)
+            && (is_stream || !is_early)
+        {
             client.bounds.stop_at(deadline.clone());
         }
         let idle_stream = self.config.timeouts.idle_stream;
@@ -454,34 +546,22 @@ impl Proxy {
             return Response::from_parts(head, Either::Left(Full::default()));
         }
         let (head, body) = response.into_parts();
-        let mut body = GuardedBody::new(body, held, orphans, record);
+        if is_early && !is_stream {
+            record.note_error(format!(
+                "no event stream, but status {}",
+                head.status.as_u16()
+            ));
+        }
+        let filled = FilledResponse {
+            is_stream,
+            is_early,
+            has_length: head.headers.contains_key(CONTENT_LENGTH),
+        };
+        let filler = SilenceFiller::for_response(filled, record.keep_alive(), idle_stream);
+        let mut body = GuardedBody::new(body, held, orphans, record, filler);
         body.release_if_empty().await;
         Response::from_parts(head, Either::Right(body))
     }
-}
-
-/// Makes error responses for clients that no worker serves, and records each of them. `language` gives
-/// `errors.language`.
-pub fn refusing<L: Fn() -> ErrorLanguage>(
-    sinks: &RecordSinks,
-    language: L,
-) -> impl Fn(&RejectedRequest) -> Response<Bytes> + use<L> {
-    let sinks = sinks.for_routes([].into_iter());
-    move |rejected| reject(rejected, language(), &sinks)
-}
-
-fn reject(
-    rejected: &RejectedRequest,
-    language: ErrorLanguage,
-    sinks: &RouteSinks,
-) -> Response<Bytes> {
-    let refusal = Refusal::BadRequest(rejected.reason);
-    // The caller's headers are not known.
-    let language = SentenceLanguage::for_caller(language, &HeaderMap::new());
-    let response = refusal.response(&ErrorFormat::default(), language);
-    let (status, bytes) = (response.status().as_u16(), response.body().len() as u64);
-    record_rejected(sinks, rejected, refusal.outcome(), status, bytes);
-    response
 }
 
 /// Serves each request by the configuration that is in force when it begins.
@@ -494,7 +574,7 @@ impl Serve for Arc<ArcSwap<Proxy>> {
         request: Request<ClientBody>,
     ) -> impl Future<Output = Response<ProxyBody>> + Send + 'static {
         let proxy = self.load_full();
-        async move { proxy.handle(&client, request).await }
+        proxy.handle(client, request)
     }
 
     fn refuse(&self, _: Option<IpAddr>, rejected: &RejectedRequest) -> Response<Bytes> {

@@ -171,6 +171,7 @@ impl Client {
         let queues = (0..held.len()).map(|session| WatchedQueue {
             key: held[session].key.clone(),
             take_over: None,
+            wants_places: false,
             waiters: claims
                 .iter()
                 .skip(session)

@@ -136,5 +136,7 @@ pub(crate) async fn acquire(
 ) -> Result<LockGuard, seriatim::lock::AcquireError> {
     let (key, request) = (session(number), request_id(number));
     let callers = CallChain::default();
-    locks.acquire(key, ROUTE, &request, &callers, options).await
+    locks
+        .acquire(key, ROUTE, &request, &callers, options, None)
+        .await
 }

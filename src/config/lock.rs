@@ -3,12 +3,15 @@
 //! Invariant: options that contradict each other are reported where the user can change one of them.
 //! Taking the lock is left to `crate::lock`.
 
+use std::fmt;
 use std::time::Duration;
+
+use thiserror::Error;
 
 use super::option::{Options, Setting, options};
 use super::reader::ConfigTable;
 use super::value_kind::{
-    Boolean, DurationIn, IntegerIn, MS, Optional, SECOND, WEEK, Words, text, word, words,
+    Boolean, DurationIn, HOUR, IntegerIn, MS, Optional, SECOND, WEEK, Words, text, word, words,
 };
 use crate::key::KeyTemplate;
 use crate::lock::{LockOptions, OnLost};
@@ -77,6 +80,18 @@ options! {
         /// refused at once as `would_deadlock`: `header` by `x-seriatim-turn`, which the backend passes on;
         /// `traceparent` also by the trace: each turn then begins a trace of its own.
         nested_calls: NestedCalls = NestedCalls::Header, word(), example "\"traceparent\"", Live;
+        /// The time without a byte after which a client that reads an event stream gets a comment, while its turn
+        /// waits in the queue, and while the backend's event stream is silent. Proxies and load balancers on the way
+        /// then keep the connection. Shorter than their limits for idle connections.
+        keep_alive: Option<Duration> = None, Optional(DurationIn(MS * 100..=HOUR)),
+            unset "never", example "\"15s\"", Live;
+        /// Which requests read an event stream: `accept`: those whose `accept` header has `text/event-stream`; `sse`:
+        /// all of the route. Used with `keep_alive`.
+        stream: StreamKind = StreamKind::Accept, word(), example "\"sse\"", Live;
+        /// The name of the event that tells a waiting client its place, in place of a comment. Used with
+        /// `keep_alive`.
+        queue_events: Option<EventName> = None, Optional(text("event name", EventName::parse)),
+            unset "a comment", example "\"seriatim.queue\"", Live;
     }
     beside {
         /// How turns take, keep and wait for their locks.
@@ -132,11 +147,52 @@ words! {
     }
 }
 
+words! {
+    /// Which requests of a route read an event stream (server-sent events).
+    pub enum StreamKind {
+        /// Those whose `accept` header has `text/event-stream`.
+        Accept = "accept",
+        /// All of them.
+        Sse = "sse",
+    }
+}
+
+/// The name of an event in an event stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventName(Box<str>);
+
+/// Why a text can't be the name of an event.
+#[derive(Debug, Error)]
+#[error("must have printable characters without spaces, and at most 64 of them")]
+pub struct EventNameError;
+
 /// The shortest lease. The margin (see `deadline::margin`) and a slow command would use up a shorter one.
 const SHORTEST_LEASE: Duration = Duration::from_millis(200);
 
+/// The options that are used only with `keep_alive`.
+const FOR_KEEP_ALIVE: [&str; 2] = ["stream", "queue_events"];
+
 /// The options that are used only with `blocking = true`.
 const FOR_WAITERS: [&str; 3] = ["blocking_timeout", "interrupt", "max_waiters"];
+
+impl EventName {
+    /// Reads a name. A line break would end the event's line, and a space at its beginning is not part of it (WHATWG
+    /// HTML, "Parsing an event stream").
+    ///
+    /// # Errors
+    /// When the text has other characters, or too many.
+    pub fn parse(text: &str) -> Result<Self, EventNameError> {
+        let is_name =
+            (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        is_name.then(|| Self(text.into())).ok_or(EventNameError)
+    }
+}
+
+impl fmt::Display for EventName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 impl OnMissing {
     /// What happens to the request, and the outcome under which it is found.
@@ -177,6 +233,7 @@ impl LockConfig {
     pub(super) fn show_used(&self) -> Vec<(&'static str, String)> {
         let (mut shown, mut options) = (self.show(), self.options.show());
         options.retain(|(key, _)| self.options.blocking || !FOR_WAITERS.contains(key));
+        shown.retain(|(key, _)| self.keep_alive.is_some() || !FOR_KEEP_ALIVE.contains(key));
         shown.splice(1..1, options);
         shown
     }
@@ -187,6 +244,18 @@ impl LockConfig {
             if table.wrote(key) && self.options.differs_from_default(key) {
                 let why =
                     "is used only with blocking = true: write blocking = true too, or leave it out";
+                table.note(key, why);
+            }
+        }
+    }
+
+    /// Reports options of `table` for event streams that are not kept alive, unless they have their defaults.
+    pub(super) fn check_keep_alive(&self, table: &ConfigTable<'_>) {
+        for key in FOR_KEEP_ALIVE {
+            let is_used = self.keep_alive.is_some() || !self.differs_from_default(key);
+            if table.wrote(key) && !is_used {
+                let why =
+                    "is used only with keep_alive: write keep_alive = \"15s\" too, or leave it out";
                 table.note(key, why);
             }
         }

@@ -217,6 +217,7 @@ impl TurnConfig {
         if !turn.lock.options.blocking {
             turn.lock.check_waiting(table);
         }
+        turn.lock.check_keep_alive(table);
         turn.check_ids(table);
         turn.busy = from.busy.clone();
         if let Some(mut busy) = table.take("busy").and_then(ConfigValue::table) {

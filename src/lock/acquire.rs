@@ -377,8 +377,10 @@ impl PendingClaim<'_> {
         self.waiting
             .get_or_insert_with(|| instance.metrics.waiting());
         let queue = &instance.queue;
-        self.place
-            .get_or_insert_with(|| queue.join(&self.claim, &self.state, interrupts));
+        self.place.get_or_insert_with(|| {
+            let place = self.requester.place.cloned();
+            queue.join(&self.claim, &self.state, interrupts, place)
+        });
         // The lock may have gone to somebody who is alive.
         let take_over = &mut self.request.take_over;
         take_over.take_if(|dead| dead.holder != *holder);

@@ -230,6 +230,7 @@ impl BackgroundTask {
             turn: self.known_as,
             // It never waits.
             callers: &CallChain::default(),
+            place: None,
         };
         let key = self.key.clone();
         let progress = &mut AcquireProgress::default();

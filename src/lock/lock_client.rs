@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use super::extender::Extender;
 use super::instance::Instance;
 use super::releaser::Releaser;
-use super::{CallChain, ClaimId, LockHolder, Store, StoreError};
+use super::{CallChain, ClaimId, LockHolder, Store, StoreError, WaitPlace};
 use crate::key::SessionKey;
 
 /// A store, and what this worker and its process do in it in the background.
@@ -36,6 +36,8 @@ pub(super) struct Requester<'r> {
     pub(super) turn: Option<ClaimId>,
     /// The turns that wait for the request.
     pub(super) callers: &'r CallChain,
+    /// Where the turn's place in the queue is noted; `None`: nobody wants to know it.
+    pub(super) place: Option<&'r Arc<WaitPlace>>,
 }
 
 /// The first connection to a store: the instance sends its first heartbeat anyway.

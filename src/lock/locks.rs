@@ -14,6 +14,7 @@ use super::lock_client::{LockClient, Requester};
 use super::store_lock::StoreLock;
 use super::{
     AcquireError, CallChain, LockGuard, LockOptions, Store, UnprotectedReason, WAITER_TIMEOUT,
+    WaitPlace,
 };
 use crate::key::SessionKey;
 
@@ -51,7 +52,8 @@ impl Locks {
     }
 
     /// Takes the session's lock as `options` say. `route` and `request` (its id) tell a reader of the
-    /// lock's value who holds it. `callers` are the turns that wait for the request.
+    /// lock's value who holds it. `callers` are the turns that wait for the request. `place` is told the turn's place
+    /// in the queue.
     ///
     /// Cancel-safe: a dropped claim is withdrawn in the background.
     ///
@@ -64,12 +66,14 @@ impl Locks {
         request: &str,
         callers: &CallChain,
         options: &LockOptions,
+        place: Option<&Arc<WaitPlace>>,
     ) -> Result<LockGuard, AcquireError> {
         let requester = Requester {
             route,
             request,
             turn: None,
             callers,
+            place,
         };
         let in_background = |key: &SessionKey, turn, reason, lock: Option<&StoreLock>| {
             let state = lock.map(StoreLock::state);

@@ -20,8 +20,8 @@ use super::heartbeat::Heartbeat;
 use super::in_use::UseInquiry;
 use super::liveness::Liveness;
 use super::{
-    Claim, ClaimIssuer, DeadHolder, LockHolder, Message, QueueState, Store, StoreFuture,
-    WatchedQueue,
+    Claim, ClaimId, ClaimIssuer, DeadHolder, LockHolder, Message, QueueState, Store, StoreFuture,
+    WaitPlace, WatchedQueue,
 };
 use crate::key::SessionKey;
 
@@ -42,6 +42,8 @@ struct LocalWaiter {
     state: Arc<ClaimState>,
     /// The holder that this turn interrupts; `None`: it interrupts nobody.
     interrupts: Option<LockHolder>,
+    /// Where the turn's place is noted; `None`: nobody wants to know it.
+    place: Option<Arc<WaitPlace>>,
 }
 
 /// A waiting turn's place in a [`WaitQueue`]. Dropping it removes the turn.
@@ -72,6 +74,7 @@ impl WaitQueue {
         claim: &Arc<Claim>,
         state: &Arc<ClaimState>,
         interrupts: Option<LockHolder>,
+        place: Option<Arc<WaitPlace>>,
     ) -> QueuePlace {
         let mut waiters = self.0.waiters.lock();
         let was_empty = waiters.is_empty();
@@ -80,6 +83,7 @@ impl WaitQueue {
             claim: Arc::clone(claim),
             state: Arc::clone(state),
             interrupts,
+            place,
         });
         drop(waiters);
         if was_empty {
@@ -125,6 +129,19 @@ impl WaitQueue {
         })
     }
 
+    /// Notes the places of turns of this session: for each of these claims its place, or 0.
+    fn note_places(&self, key: &SessionKey, claims: &[ClaimId], places: &[u32]) {
+        self.with_session(key, |waiters| {
+            for waiter in waiters {
+                let at = claims.iter().position(|id| *id == waiter.claim.id);
+                if let (Some(at), Some(place)) = (at, &waiter.place) {
+                    let known = places.get(at).copied().filter(|place| *place > 0);
+                    place.set(known);
+                }
+            }
+        });
+    }
+
     fn with_session<T>(&self, key: &SessionKey, act: impl FnOnce(&[LocalWaiter]) -> T) -> T {
         act(self.0.waiters.lock().get(key).map_or(&[], Vec::as_slice))
     }
@@ -136,6 +153,7 @@ impl WaitQueue {
             key: key.clone(),
             take_over: dead.get(key).cloned(),
             waiters: waiters.iter().map(|waiter| waiter.claim.id).collect(),
+            wants_places: waiters.iter().any(|waiter| waiter.place.is_some()),
         });
         queues.collect()
     }
@@ -244,6 +262,9 @@ impl QueueWatcher {
         questions: &mut Vec<StoreFuture<bool>>,
     ) -> Option<Instant> {
         let key = &watched.key;
+        if watched.wants_places {
+            self.queue.note_places(key, &watched.waiters, &state.places);
+        }
         let tried = watched.take_over.as_ref().map(|dead| &dead.holder);
         if let Some(tried) = tried.filter(|tried| state.holder.as_ref() != Some(tried)) {
             if state.took_over {

@@ -350,6 +350,7 @@ impl Store for RedisStore {
             command.arg(&channel);
             for queue in queues {
                 add_dead_holder(&mut command, queue.take_over.as_ref());
+                command.arg(u8::from(queue.wants_places));
                 command.arg(queue.waiters.len());
                 for id in &queue.waiters {
                     command.arg(id.to_string());

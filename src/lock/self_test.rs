@@ -145,6 +145,7 @@ impl TestLock<'_> {
             key: self.key.clone(),
             take_over: None,
             waiters: vec![waiter.id],
+            wants_places: false,
         };
         let name = self.instance.name();
         let watched = store.watch(name, &[watched]);

@@ -99,6 +99,8 @@ pub struct WatchedQueue {
     pub take_over: Option<DeadHolder>,
     /// The claims of this instance that wait in the queue.
     pub waiters: Vec<ClaimId>,
+    /// Whether the places of these claims are wanted.
+    pub wants_places: bool,
 }
 
 /// What [`Store::watch`] found in one queue.
@@ -110,6 +112,9 @@ pub struct QueueState {
     pub holder: Option<LockHolder>,
     /// Whether the dead holder of the request has lost the lock just now.
     pub took_over: bool,
+    /// For each of the instance's waiters its place among those that are alive, counted from 1; 0: not known. Empty
+    /// unless the places were wanted.
+    pub places: Vec<u32>,
 }
 
 /// The heartbeat of an instance, as another instance finds it in the store.

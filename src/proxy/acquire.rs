@@ -1,24 +1,31 @@
 //! How a turn gets its lock, and what happens to its body while it waits.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::body_timer::BodyLimits;
 use super::forward::{OutgoingBody, ReadAheadLimit};
+use super::keep_alive::{EarlyResponse, WaitingTurn};
 use super::record::RequestRecord;
-use super::refusal::{BusyNotice, BusyReason, Refusal};
+use super::refusal::{BusyNotice, BusyReason, ErrorFormat, Refusal, SentenceLanguage};
 use crate::budget::Budget;
 use crate::config::{Config, NestedCalls, RetryAfter, TurnConfig};
 use crate::drain::DrainWatch;
 use crate::key::SessionKey;
-use crate::lock::{AcquireError, BusySession, CallChain, LockGuard, LockLoss, Locks, TurnTag};
+use crate::listen::ClientConnection;
+use crate::lock::{
+    AcquireError, BusySession, CallChain, LockGuard, LockLoss, Locks, TurnTag, WaitPlace,
+};
 use crate::trace::{self, TurnTrace};
 
 /// What a turn needs to get its lock.
 pub(super) struct TurnLock<'t> {
+    pub(super) client: &'t ClientConnection,
     pub(super) locks: &'t Arc<Locks>,
     pub(super) budget: &'t Budget,
     pub(super) config: &'t Config,
@@ -31,6 +38,11 @@ pub(super) struct TurnLock<'t> {
     pub(super) headers: &'t HeaderMap,
     /// The turns that wait for the request; `None`: no turn does.
     pub(super) callers: Option<&'t CallChain>,
+    /// Where the turn may ask for a response before its own; `None`: its client reads no event stream.
+    pub(super) early: Option<&'t EarlyResponse>,
+    /// The format and the language of an error.
+    pub(super) format: &'t ErrorFormat,
+    pub(super) language: SentenceLanguage,
 }
 
 /// After how long a turn counts as waiting, so that its body is read ahead or may be taken back. Taking
@@ -69,8 +81,12 @@ impl TurnLock<'_> {
         record.lock_asked();
         let (locks, request_id) = (self.locks, &record.request_id);
         let callers = self.callers();
-        let acquiring = locks.acquire(key, self.route, request_id, &callers, &lock.options);
+        let early = self.early.zip(lock.keep_alive);
+        let place = early.map(|_| Arc::<WaitPlace>::default());
+        let (route, options) = (self.route, &lock.options);
+        let acquiring = locks.acquire(key, route, request_id, &callers, options, place.as_ref());
         let acquired = if lock.options.blocking {
+            let keeping = self.keep_client(early, place.as_ref(), record);
             let mut drain = self.drain.clone();
             let waiting = async {
                 sleep(WAITS_AFTER).await;
@@ -78,18 +94,19 @@ impl TurnLock<'_> {
             };
             tokio::select! {
                 biased;
-                acquired = acquiring => acquired,
+                acquired = acquiring => acquired.map_err(|error| self.refusal(error, record)),
                 // Another replica has the time to wait. Dropping the future leaves the queue.
-                () = drain.draining() => return Err(Refusal::Draining),
+                () = drain.draining() => Err(Refusal::Draining),
                 // The client has left, or others need the memory that the body takes.
-                error = waiting => {
-                    record.lock_refused();
-                    return Err(Refusal::Session(error.into()));
-                }
+                error = waiting => Err(Refusal::Session(error.into())),
+                never = keeping => match never {},
             }
         } else {
-            acquiring.await
+            acquiring.await.map_err(|error| self.refusal(error, record))
         };
+        if let Some(early) = self.early {
+            early.wait_ended();
+        }
         match acquired {
             Ok(held) => {
                 record.lock_granted(&held);
@@ -98,11 +115,40 @@ impl TurnLock<'_> {
                 }
                 Ok(held)
             }
-            Err(error) => {
+            Err(refusal) => {
                 record.lock_refused();
-                Err(self.refusal(error, record))
+                Err(refusal)
             }
         }
+    }
+
+    /// Asks for an early response when the turn has waited for long enough. Never ends.
+    async fn keep_client(
+        &self,
+        early: Option<(&EarlyResponse, Duration)>,
+        place: Option<&Arc<WaitPlace>>,
+        record: &RequestRecord,
+    ) -> Infallible {
+        if let (Some((early, interval)), Some(place)) = (early, place) {
+            let since = Instant::now();
+            sleep(interval).await;
+            // A client that has not sent its body yet may keep it when the response begins.
+            while self.client.withholds_body() {
+                sleep(interval).await;
+            }
+            record.response_began_early(self.config.timeouts.idle_stream);
+            early.want(WaitingTurn {
+                client: record.client.clone(),
+                interval,
+                event: self.turn.lock.queue_events.clone(),
+                place: Arc::clone(place),
+                since,
+                route: self.route.into(),
+                format: self.format.clone(),
+                language: self.language,
+            });
+        }
+        pending().await
     }
 
     /// The turns that wait for the request. The id of its trace may be one of them, or that of any other trace.

@@ -13,9 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
-    ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
+    ACCESS_CONTROL_REQUEST_METHOD, HOST, ORIGIN, VARY,
 };
-use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use parking_lot::RwLock;
 
@@ -99,14 +98,27 @@ const EXPOSED: &str =
 
 impl RequestOrigin {
     /// The origin of a request; `None`: the request has none, or one that no browser sends.
-    pub(super) fn from_head(head: &Parts) -> Option<Self> {
-        let value = single(&head.headers, &ORIGIN)?;
-        let is_preflight = head.method == Method::OPTIONS
-            && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    pub(super) fn from_head(method: &Method, headers: &HeaderMap) -> Option<Self> {
+        let value = single(headers, &ORIGIN)?;
+        let is_preflight =
+            *method == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
         (value.len() <= LONGEST_ORIGIN).then(|| Self {
             value: value.clone(),
             is_preflight,
         })
+    }
+
+    /// Whether this is the origin of a host, whatever its scheme: TLS may end before this proxy.
+    fn is_at(&self, host: &HeaderValue) -> bool {
+        let authority = self
+            .value
+            .to_str()
+            .ok()
+            .and_then(|origin| Some(origin.split_once("://")?.1));
+        let host = host.to_str().ok();
+        authority
+            .zip(host)
+            .is_some_and(|(a, b)| a.eq_ignore_ascii_case(b))
     }
 }
 
@@ -147,16 +159,35 @@ impl CorsPolicy {
     ) {
         // Another origin gets another response (Fetch, "CORS protocol and HTTP caches").
         headers.append(VARY, HeaderValue::from_static("origin"));
-        let grant = match self.config.cors.allow_origins.is_empty() {
-            true => self.memory.find(origin, route),
-            false => self.configured(origin),
-        };
+        let grant = self.grant(origin, route);
         let Some(grant) = grant else { return };
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, grant.exposing_errors());
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, grant.origin);
         if grant.with_credentials {
             let allowed = HeaderValue::from_static("true");
             headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, allowed);
+        }
+    }
+
+    /// Whether a page with this request can read the proxy's response: from its own origin (Fetch Metadata), or allowed.
+    pub(super) fn can_read(
+        &self,
+        origin: &RequestOrigin,
+        headers: &HeaderMap,
+        route: &str,
+    ) -> bool {
+        let is_same = match headers.get("sec-fetch-site") {
+            Some(site) => site == "same-origin",
+            None => single(headers, &HOST).is_some_and(|host| origin.is_at(host)),
+        };
+        is_same || self.grant(origin, Some(route)).is_some()
+    }
+
+    /// What is allowed to the origin; `None`: nothing, or it isn't known.
+    fn grant(&self, origin: &RequestOrigin, route: Option<&str>) -> Option<CorsGrant> {
+        match self.config.cors.allow_origins.is_empty() {
+            true => self.memory.find(origin, route),
+            false => self.configured(origin),
         }
     }
 
@@ -531,7 +562,8 @@ mod tests {
         );
         let head = |value: &str| {
             let request = http::Request::get("/chat").header(ORIGIN, value);
-            RequestOrigin::from_head(&request.body(()).expect("a request").into_parts().0)
+            let request = request.body(()).expect("a request");
+            RequestOrigin::from_head(request.method(), request.headers())
         };
         assert!(head(&long).is_none(), "a long origin is no browser's");
         assert!(head("https://page.example").is_some(), "a usual one is");

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use http::header::ACCEPT_ENCODING;
 use http::request::Parts;
 use http::{Request, Response, Version};
 use tokio::time::{Instant, sleep_until};
@@ -70,14 +71,18 @@ pub(super) async fn for_backend(
         turn: held.map(LockGuard::tag),
     };
     let version = head.version;
+    if record.is_early() {
+        // What the client got says nothing of an encoding.
+        head.headers.remove(ACCEPT_ENCODING);
+    }
     headers::to_backend(&mut head, &body, backend.upstream(), &info);
     record.sent_to(backend.upstream(), &mut head.headers);
     if let Some(upgrade) = upgrade {
         upgrade.add_to(&mut head.headers);
     }
     let mut request = Request::from_parts(head, body);
-    // HTTP/1.0 has no interim responses.
-    let interim = client.interim();
+    // HTTP/1.0 has no interim responses, and none may follow the head of the response.
+    let interim = client.interim().filter(|_| !record.is_early());
     if let Some(interim) = interim.filter(|_| version == Version::HTTP_11 && backend.can_upgrade())
     {
         pass_interim(&mut request, move |status, headers| {

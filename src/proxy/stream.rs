@@ -22,6 +22,7 @@ use super::end::{End, Leaving, leave};
 use super::forward::BackendBody;
 use super::orphan::Orphans;
 use super::record::RequestRecord;
+use super::silence::{COMMENT, SilenceFiller, SilentBackend};
 use crate::lock::{INTERRUPT_GRACE, LockGuard, LockLoss};
 use crate::wire::{Ended, FlushWait};
 
@@ -40,6 +41,9 @@ pub struct GuardedBody {
     written: FlushWait,
     /// Ends that wait for an interrupted turn, before its deadline; `None`: the turn goes on.
     grace: Option<Pin<Box<Sleep>>>,
+    /// Keeps the client while the backend's event stream is silent; `None`: the response is no event stream, or its
+    /// client isn't kept.
+    filler: Option<Box<SilenceFiller>>,
 }
 
 enum StreamState {
@@ -67,6 +71,9 @@ pub enum ResponseAborted {
     /// The turn lost its lock.
     #[error("the lock was lost: {0}")]
     LockLost(LockLoss),
+    /// The backend sent nothing for `timeouts.idle_stream`.
+    #[error("the backend was silent for too long")]
+    Silent,
 }
 
 // === impl GuardedBody ===
@@ -79,8 +86,10 @@ impl GuardedBody {
         held: Option<LockGuard>,
         orphans: Option<Arc<Orphans>>,
         record: RequestRecord,
+        filler: Option<SilenceFiller>,
     ) -> Self {
         Self {
+            filler: filler.map(Box::new),
             state: StreamState::Streaming { backend, held },
             record: Some(record),
             orphans,
@@ -140,6 +149,16 @@ impl GuardedBody {
         }
     }
 
+    /// Leaves a backend that has been silent for too long.
+    fn leave_silent(&mut self) {
+        if let StreamState::Streaming { backend, held } =
+            replace(&mut self.state, StreamState::Over)
+        {
+            let hold = leave(backend, held, End::IdleTimeout).hold;
+            self.finish(End::IdleTimeout, hold);
+        }
+    }
+
     /// Finishes the record, after what is left of the turn was dropped.
     fn finish(&mut self, end: End, hold: Option<Duration>) {
         self.state = StreamState::Over;
@@ -186,9 +205,31 @@ impl Body for GuardedBody {
                         if this.orphans.is_some() {
                             this.silent_since.get_or_insert_with(Instant::now);
                         }
-                        return Poll::Pending;
+                        let Some(filler) = &mut this.filler else {
+                            return Poll::Pending;
+                        };
+                        match ready!(filler.poll_silent(cx)) {
+                            SilentBackend::Comment => {
+                                if let Some(record) = &this.record {
+                                    record.client.on_comment();
+                                }
+                                return Poll::Ready(Some(Ok(Frame::data(COMMENT))));
+                            }
+                            SilentBackend::End => {
+                                this.leave_silent();
+                                return Poll::Ready(Some(Err(ResponseAborted::Silent)));
+                            }
+                        }
                     };
                     this.silent_since = None;
+                    if let (Some(filler), Some(Ok(frame))) = (&mut this.filler, &frame)
+                        && let Some(data) = frame.data_ref()
+                    {
+                        filler.heard(data);
+                        if let Some(record) = &this.record {
+                            record.client.touch();
+                        }
+                    }
                     let last = match frame {
                         Some(Ok(frame)) => {
                             this.bytes += length(&frame);
@@ -200,7 +241,7 @@ impl Body for GuardedBody {
                         }
                         Some(Err(error)) => {
                             if let Some(record) = &mut this.record {
-                                record.note_abort(BackendBody::abort_reason(&error));
+                                record.note_error(BackendBody::abort_reason(&error));
                             }
                             Some(Err(ResponseAborted::Backend(error)))
                         }

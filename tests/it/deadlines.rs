@@ -158,7 +158,14 @@ async fn a_lease_that_is_due_sooner_does_not_wait_for_one_that_is_due_later() {
     let other = SessionKey::literal("another session");
     let acquired = a
         .locks
-        .acquire(other, "route", "request", &CallChain::default(), &sooner)
+        .acquire(
+            other,
+            "route",
+            "request",
+            &CallChain::default(),
+            &sooner,
+            None,
+        )
         .await;
     let mut lock = acquired.expect("it is free");
     sleep(SECOND * 60).await;
@@ -175,7 +182,14 @@ async fn holders_and_waiters_of_an_instance_whose_name_is_taken_stop() {
     let other = SessionKey::literal("another session");
     let acquired = a
         .locks
-        .acquire(other, "route", "request", &CallChain::default(), &long)
+        .acquire(
+            other,
+            "route",
+            "request",
+            &CallChain::default(),
+            &long,
+            None,
+        )
         .await;
     let mut lock = acquired.expect("it is free");
     // A younger process with the same name: from now on everybody may take over what `a` has.

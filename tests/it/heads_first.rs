@@ -104,7 +104,11 @@ impl Interrupting {
         let locks = Arc::clone(&self.locks);
         let mut newest = Box::pin(async move {
             let nobody = CallChain::default();
-            drop(locks.acquire(key, "newest", "r", &nobody, &options).await);
+            drop(
+                locks
+                    .acquire(key, "newest", "r", &nobody, &options, None)
+                    .await,
+            );
         });
         let asked = poll!(newest.as_mut());
         assert_eq!(asked, Poll::Pending, "the turn still has its lock");

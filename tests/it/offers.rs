@@ -191,7 +191,14 @@ impl Replica {
         let (locks, options) = (Arc::clone(&self.locks), *options);
         tokio::spawn(async move {
             locks
-                .acquire(key(), "route", "request", &CallChain::default(), &options)
+                .acquire(
+                    key(),
+                    "route",
+                    "request",
+                    &CallChain::default(),
+                    &options,
+                    None,
+                )
                 .await
         })
     }

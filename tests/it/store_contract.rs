@@ -428,6 +428,7 @@ impl StoreSetup {
         let queues = [WatchedQueue {
             key: SessionKey::literal(KEY),
             take_over: dead.map(|dead| at_once(LockHolder::from(&dead.token))),
+            wants_places: false,
             waiters: waiting.iter().map(|claim| claim.id).collect(),
         }];
         let found = instance

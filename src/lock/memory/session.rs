@@ -215,11 +215,23 @@ impl SessionState {
         let took_over = self.take_over(watched.take_over.as_ref(), command.now);
         let holder = self.holder(command.now);
         let holder = holder.or_else(|| self.offer(None, command));
+        let place = |id: &ClaimId| self.place(*id, command.now);
+        let places = watched.waiters.iter().filter(|_| watched.wants_places);
         QueueState {
             present,
             holder: holder.as_ref().map(LockHolder::from),
             took_over,
+            places: places.map(place).collect(),
         }
+    }
+
+    /// The place of a claim among the waiters that are alive, counted from 1; 0: it has none.
+    fn place(&self, id: ClaimId, now: Instant) -> u32 {
+        let is_alive = |waiter: &&QueuedWaiter| self.is_alive(waiter, now);
+        let mut alive = self.queue.values().filter(is_alive);
+        let at = alive.position(|waiter| waiter.id == id);
+        at.and_then(|at| u32::try_from(at + 1).ok())
+            .unwrap_or_default()
     }
 
     /// Who holds the lock. A lock that has expired is freed.

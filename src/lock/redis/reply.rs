@@ -69,14 +69,19 @@ pub(super) fn acquired(value: &Value) -> Option<AcquireOutcome> {
 
 /// The reply of `watch.lua` about one queue.
 pub(super) fn queue_state(value: &Value) -> Option<QueueState> {
-    let [Value::Int(present), holder, Value::Int(took_over)] = array(value)? else {
+    let [Value::Int(present), holder, Value::Int(took_over), places] = array(value)? else {
         return None;
     };
+    let places = array(places)?.iter().map(|place| match place {
+        Value::Int(place) => u32::try_from(*place).ok(),
+        _ => None,
+    });
     let holder = Some(text(holder)?).filter(|holder| !holder.is_empty());
     Some(QueueState {
         present: usize::try_from(*present).ok()?,
         holder: holder.map(LockHolder::new),
         took_over: *took_over == 1,
+        places: places.collect::<Option<_>>()?,
     })
 }
 

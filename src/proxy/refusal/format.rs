@@ -7,10 +7,11 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::language::SentenceLanguage;
 use crate::config::{BusyConfig, BusyFormat};
 
 /// The format of error responses to one request. The default is for requests whose route takes no lock.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::proxy) struct ErrorFormat {
     format: BusyFormat,
     /// Whether the response has status 200, and only the body has the error's status.
@@ -112,6 +113,29 @@ impl ErrorFormat {
         } else {
             status
         }
+    }
+
+    /// The error for a client that has got the head of an event stream, and whose backend answered something else:
+    /// with this status, and a body that begins with `text`. `text` is empty if the body is, or is encoded.
+    pub(in crate::proxy) fn backend_error(
+        &self,
+        status: StatusCode,
+        text: &str,
+        language: SentenceLanguage,
+    ) -> Vec<u8> {
+        let told = match status.is_client_error() || status.is_server_error() {
+            true => status,
+            false => StatusCode::BAD_GATEWAY,
+        };
+        let without_text = format!("the backend answered with status {}", status.as_u16());
+        let content = ContractBody {
+            success: false,
+            error: language.pick("智能体没有返回事件流", "The agent gave no event stream"),
+            detail: if text.is_empty() { &without_text } else { text },
+            status_code: told.as_u16(),
+            busy: None,
+        };
+        self.body(&content, "upstream_answer")
     }
 
     /// The response's body; `reason` is the word of the outcome.

@@ -198,6 +198,7 @@ impl Side<'_> {
         let queue = [WatchedQueue {
             key: SessionKey::literal(&self.key(to)),
             take_over: None,
+            wants_places: false,
             waiters: waiting.map(|turn| turn.claim.id).collect(),
         }];
         let name = format!("pod-{of}");

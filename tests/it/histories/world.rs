@@ -444,6 +444,7 @@ impl World {
             let queue = [WatchedQueue {
                 key: SessionKey::literal(&format!("k{to}")),
                 take_over: dead.take().map(at_once),
+                wants_places: false,
                 waiters: waiting.iter().map(|at| self.turns[*at].claim.id).collect(),
             }];
             let found = self

@@ -276,6 +276,7 @@ async fn a_queue_of_another_type_affects_no_other_queue() {
     let watched = |key: &str, claim: &Claim| WatchedQueue {
         key: SessionKey::literal(key),
         take_over: None,
+        wants_places: false,
         waiters: vec![claim.id],
     };
     let queues = [watched("other", &spoilt), watched(KEY, &waiter.claim)];

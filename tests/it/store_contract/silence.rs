@@ -244,6 +244,7 @@ async fn a_watch_reports_each_queue_on_its_own(bench: StoreSetup) {
         .map(|(holder, waiting)| WatchedQueue {
             key: holder.key.clone(),
             take_over: None,
+            wants_places: false,
             waiters: waiters
                 .iter()
                 .filter(|waiter: &&Arc<Claim>| waiter.key == holder.key)

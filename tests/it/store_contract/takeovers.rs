@@ -31,6 +31,7 @@ impl StoreSetup {
         let queues = [WatchedQueue {
             key: SessionKey::literal(KEY),
             take_over: Some(at_once(LockHolder::from(&dead.token))),
+            wants_places: false,
             waiters: vec![waiter.claim.id],
         }];
         let store = self.store_of(&waiter.claim);

@@ -323,7 +323,7 @@ impl FaultyReplica {
             let key = SessionKey::literal(SESSION);
             let nobody = CallChain::default();
             let guard = locks
-                .acquire(key, "route", "request", &nobody, &options)
+                .acquire(key, "route", "request", &nobody, &options, None)
                 .await?;
             Ok((guard, Instant::now()))
         })
