@@ -4,6 +4,7 @@ mod admin;
 mod after_outage;
 mod architecture;
 mod batches;
+mod behind;
 mod budgets;
 mod buffering;
 mod changing_passwords;
