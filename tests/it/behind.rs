@@ -57,7 +57,10 @@ const NGINX: Product = Product {
              fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi; include agent.conf; }\n";
         fs::write(folder.join("nginx.conf"), main).expect("the file can be written");
         let mut command = Command::new("nginx");
-        command.arg("-p").arg(folder).args(["-c", "nginx.conf", "-e", "stderr"]);
+        command
+            .arg("-p")
+            .arg(folder)
+            .args(["-c", "nginx.conf", "-e", "stderr"]);
         command
     },
     cuts_silent_streams: true,
@@ -86,7 +89,10 @@ const CADDY: Product = Product {
     files: &[(
         "Caddy: /etc/caddy/Caddyfile",
         &[
-            ("http://agent.example.com {", "{\n admin off\n}\nhttp://127.0.0.1:PORT {"),
+            (
+                "http://agent.example.com {",
+                "{\n admin off\n}\nhttp://127.0.0.1:PORT {",
+            ),
             ("response_header_timeout 60s", "response_header_timeout 1s"),
             ("read_timeout 60s", "read_timeout 1s"),
         ],
@@ -222,7 +228,10 @@ async fn comments(client: &mut Client, count: usize) {
     while seen < count {
         let piece = client.piece().await;
         let piece = piece.expect("the response goes on while its turn waits or thinks");
-        seen += piece.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b":")).count();
+        seen += piece
+            .split(|byte| *byte == b'\n')
+            .filter(|line| line.starts_with(b":"))
+            .count();
     }
 }
 

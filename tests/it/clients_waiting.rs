@@ -182,7 +182,9 @@ impl Seen {
         let (_patient, patient) = proxy(&backend, PATIENT);
         let (_events, events) = proxy(&backend, EVENTS);
         let (_impatient, impatient) = proxy(&backend, IMPATIENT);
-        let runs = ["plain", &patient, "wait", &events, "wait", &impatient, "fail"];
+        let runs = [
+            "plain", &patient, "wait", &events, "wait", &impatient, "fail",
+        ];
         let mut all = client.call(&backend.url(), &runs).await;
         let mut next = || all.as_array_mut().expect("a list").remove(0);
         Self {
