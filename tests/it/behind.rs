@@ -16,7 +16,7 @@ use crate::support::backend::event;
 use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Answer, Client, Request};
 use crate::support::redis::Redis;
-use crate::support::{Reserved, wait_for_async};
+use crate::support::{Reserved, wait_for_async, within};
 
 /// A product in front of a replica. Killed when dropped.
 struct Front {
@@ -224,15 +224,16 @@ fn without_comments(answer: &Answer) -> String {
 
 /// Waits until this client has got so many comments from now on.
 async fn comments(client: &mut Client, count: usize) {
-    let mut seen = 0;
-    while seen < count {
-        let piece = client.piece().await;
-        let piece = piece.expect("the response goes on while its turn waits or thinks");
-        seen += piece
-            .split(|byte| *byte == b'\n')
-            .filter(|line| line.starts_with(b":"))
-            .count();
-    }
+    let counted = async {
+        let mut seen = 0;
+        while seen < count {
+            let piece = client.piece().await;
+            let piece = piece.expect("the response goes on while its turn waits or thinks");
+            let lines = piece.split(|byte| *byte == b'\n');
+            seen += lines.filter(|line| line.starts_with(b":")).count();
+        }
+    };
+    within("comments while the turn waits or thinks", counted).await;
 }
 
 // === impl Product ===
