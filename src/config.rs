@@ -230,9 +230,13 @@ impl Config {
         self.turns().map(|turn| &turn.lock.key)
     }
 
-    /// Whether any route keeps clients that wait.
-    pub fn keeps_clients(&self) -> bool {
-        self.turns().any(|turn| turn.lock.keep_alive.is_some())
+    /// Which requests may have clients that are kept while they wait: all, if a route says so, or those that ask
+    /// for an event stream; `None`: none.
+    pub fn keeps_clients(&self) -> Option<StreamKind> {
+        let kept = self.turns().filter(|turn| turn.lock.keep_alive.is_some());
+        let mut kinds = kept.map(|turn| turn.lock.stream).peekable();
+        let first = kinds.peek().copied();
+        kinds.find(|kind| *kind == StreamKind::Sse).or(first)
     }
 
     /// The longest time for which a route keeps a lock after its turn.
@@ -354,6 +358,9 @@ impl Config {
         if !lock.options.blocking && !self.turns().any(waits) {
             lock.check_waiting(&lock_table);
         }
+        if self.keeps_clients().is_none() {
+            lock.check_keep_alive(&lock_table);
+        }
         lock_table.finish();
         numbers
     }
@@ -414,6 +421,15 @@ impl Config {
         if settle >= self.timeouts.idle_stream && !root.is_wrong("timeouts.idle_stream") {
             let why = format!(
                 "must be longer than settle, which is {settle:?}: settle delays the end of a response"
+            );
+            root.note("timeouts.idle_stream", why);
+        }
+        let keep_alive = self.turns().filter_map(|turn| turn.lock.keep_alive);
+        let keep_alive = keep_alive.max().unwrap_or_default();
+        if keep_alive >= self.timeouts.idle_stream && !root.is_wrong("timeouts.idle_stream") {
+            let why = format!(
+                "must be longer than keep_alive, which is {keep_alive:?}: otherwise a response is aborted before \
+                 its first comment"
             );
             root.note("timeouts.idle_stream", why);
         }

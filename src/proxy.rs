@@ -9,16 +9,16 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, CONNECTION};
+use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Request, Response, Version};
 use http_body::Body;
 use http_body_util::{Either, Full};
 use hyper::upgrade::OnUpgrade;
 use tokio_util::task::TaskTracker;
 
 use crate::budget::Budget;
-use crate::config::{Config, ErrorLanguage, NestedCalls, OnDisconnect, Route, Unmatched};
+use crate::config::{Config, NestedCalls, OnDisconnect, Route, StreamKind, Unmatched};
 use crate::drain::DrainWatch;
 use crate::key::SessionKey;
 use crate::listen::{ClientBody, ClientConnection, RejectedRequest, Serve};
@@ -33,20 +33,22 @@ use forward::upgrade::{self, UpgradeRequest};
 use forward::{Backend, BackendBody, Backends, OutgoingBody, ResponseTimeout, Upload};
 use keep_alive::EarlyResponse;
 use orphan::Orphans;
-use record::{RequestRecord, RouteSinks, record_rejected};
+use record::{RequestRecord, RouteSinks};
 use refusal::{ErrorFormat, Refusal, SentenceLanguage};
+use rejected::reject;
 use route::Router;
 use session::{RequestBody, RequestSession};
-use silence::SilenceFiller;
+use silence::{FilledResponse, SilenceFiller};
 use tunnel::{TunnelEndpoints, Tunnels};
 
 pub use cors::CorsMemory;
 pub use explain::{
-    ExplainedOutcome, ExplainedRequest, ExplainedTemplate, SkippedRoute, TemplateResult,
-    UnmetCondition, explain,
+    ExplainedOutcome, ExplainedRequest, ExplainedTemplate, KeptClient, SkippedRoute,
+    TemplateResult, UnmetCondition, explain,
 };
 pub use keep_alive::WaitingBody;
 pub use record::{RecordSinks, SessionWatch};
+pub use rejected::refusing;
 pub use stream::{GuardedBody, ResponseAborted};
 
 mod acquire;
@@ -60,6 +62,7 @@ mod keep_alive;
 mod orphan;
 mod record;
 mod refusal;
+mod rejected;
 mod route;
 mod session;
 mod silence;
@@ -82,8 +85,8 @@ pub struct Proxy {
     tunnels: Tunnels,
     sinks: Arc<RouteSinks>,
     cors: CorsPolicy,
-    /// Whether any route keeps its waiting clients.
-    keeps_alive: bool,
+    /// Which requests may get a response before their turn; `None`: no route keeps its waiting clients.
+    keeps_alive: Option<StreamKind>,
     shared: WorkerShared,
 }
 
@@ -116,6 +119,8 @@ struct AskedTurn<'t> {
     body: ClientBody,
     upgrade: Option<UpgradeRequest>,
     early: Option<&'t EarlyResponse>,
+    /// The page that sent it; `None`: no page of a browser did, as far as is known.
+    origin: Option<&'t RequestOrigin>,
     /// The language of an error.
     language: SentenceLanguage,
 }
@@ -199,10 +204,8 @@ impl Proxy {
         client: ClientConnection,
         request: Request<ClientBody>,
     ) -> Response<ProxyBody> {
-        let early = self
-            .keeps_alive
-            .then(|| EarlyResponse::for_request(&request))
-            .flatten();
+        let early = self.keeps_alive;
+        let early = early.and_then(|kind| EarlyResponse::for_request(kind, &request));
         let Some(early) = early else {
             let response = self.answer(&client, request, None).await;
             return response.map(Either::Left);
@@ -256,6 +259,7 @@ impl Proxy {
             body,
             upgrade,
             early,
+            origin: origin.as_ref(),
             language,
         };
         // Boxed, because hyper moves a request's future several times before it is polled.
@@ -278,11 +282,7 @@ impl Proxy {
                     headers.insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 let bytes = response.body().len() as u64;
-                let told = match record.is_early() {
-                    true => StatusCode::OK,
-                    false => response.status(),
-                };
-                record.finish_refused(&refusal, told.as_u16(), bytes);
+                record.finish_refused(&refusal, response.status().as_u16(), bytes);
                 // The client has time to read the response, but not for ever.
                 let idle_stream = self.config.timeouts.idle_stream;
                 client.bounds.end_when_silent(idle_stream);
@@ -325,6 +325,7 @@ impl Proxy {
             body,
             upgrade,
             early,
+            origin,
             language,
         } = asked;
         if self.shared.drain.is_draining() {
@@ -346,6 +347,7 @@ impl Proxy {
                 headers::keep_traced_callers(&mut head);
             }
             let lock = TurnLock {
+                client,
                 locks: &self.shared.locks,
                 budget: &self.shared.process.budget,
                 config: &self.config,
@@ -355,15 +357,11 @@ impl Proxy {
                 headers: &head.headers,
                 callers: head.extensions.get(),
                 early: early
-                    .filter(|_| upgrade.is_none() && keep_alive::reads_events(&turn.lock, &head)),
+                    .filter(|_| upgrade.is_none() && self.keeps_client(&head, origin, route)),
                 format,
                 language,
             };
             held = Some(lock.acquire(key, &mut body, record).await?);
-        }
-        if record.is_early() {
-            // What the client got says nothing of an encoding.
-            head.headers.remove(ACCEPT_ENCODING);
         }
         let lock = locked.filter(|_| held.is_some());
         let lock = lock.map(|(_, turn)| &turn.lock);
@@ -412,6 +410,15 @@ impl Proxy {
             }
             Err(refusal) => Err(self.refuse_turn(client, refusal, held, record).await),
         }
+    }
+
+    /// Whether the client of a turn may get a response while the turn waits. A page that can't read that response would
+    /// not get the backend's, either.
+    fn keeps_client(&self, head: &Parts, origin: Option<&RequestOrigin>, route: &Route) -> bool {
+        let lock = route.turn.as_ref().map(|turn| &turn.lock);
+        let lock = lock.filter(|lock| lock.keep_alive.is_some());
+        lock.is_some_and(|lock| keep_alive::reads_events(lock.stream, &head.headers))
+            && origin.is_none_or(|it| self.cors.can_read(it, &head.headers, &route.name))
     }
 
     /// Finds the route of a request, its backend and its session.
@@ -508,7 +515,7 @@ impl Proxy {
         &self,
         client: &ClientConnection,
         answered: AnsweredTurn,
-        record: RequestRecord,
+        mut record: RequestRecord,
     ) -> Response<TurnBody> {
         let AnsweredTurn {
             mut response,
@@ -516,12 +523,16 @@ impl Proxy {
             orphans,
             upgraded,
         } = answered;
-        if let Some(deadline) = held.as_ref().and_then(LockGuard::deadline) {
+        let (is_early, is_stream) = (record.is_early(), keep_alive::is_event_stream(&response));
+        // Nothing of another response passes behind an early head. What is told of it follows when the turn is over,
+        // even if that is so because the lock was lost.
+        if let Some(deadline) = held.as_ref().and_then(LockGuard::deadline)
+            && (is_stream || !is_early)
+        {
             client.bounds.stop_at(deadline.clone());
         }
         let idle_stream = self.config.timeouts.idle_stream;
         client.bounds.end_when_silent(idle_stream);
-        let keep_alive = record.keep_alive();
         if let Some(upgraded) = upgraded {
             let backend = hyper::upgrade::on(&mut response);
             let (head, body) = response.into_parts();
@@ -535,36 +546,22 @@ impl Proxy {
             return Response::from_parts(head, Either::Left(Full::default()));
         }
         let (head, body) = response.into_parts();
-        let filler = keep_alive.filter(|_| keep_alive::is_open_stream(&head));
-        let filler = filler.map(|interval| SilenceFiller::new(interval, idle_stream));
+        if is_early && !is_stream {
+            record.note_error(format!(
+                "no event stream, but status {}",
+                head.status.as_u16()
+            ));
+        }
+        let filled = FilledResponse {
+            is_stream,
+            is_early,
+            has_length: head.headers.contains_key(CONTENT_LENGTH),
+        };
+        let filler = SilenceFiller::for_response(filled, record.keep_alive(), idle_stream);
         let mut body = GuardedBody::new(body, held, orphans, record, filler);
         body.release_if_empty().await;
         Response::from_parts(head, Either::Right(body))
     }
-}
-
-/// Makes error responses for clients that no worker serves, and records each of them. `language` gives
-/// `errors.language`.
-pub fn refusing<L: Fn() -> ErrorLanguage>(
-    sinks: &RecordSinks,
-    language: L,
-) -> impl Fn(&RejectedRequest) -> Response<Bytes> + use<L> {
-    let sinks = sinks.for_routes([].into_iter());
-    move |rejected| reject(rejected, language(), &sinks)
-}
-
-fn reject(
-    rejected: &RejectedRequest,
-    language: ErrorLanguage,
-    sinks: &RouteSinks,
-) -> Response<Bytes> {
-    let refusal = Refusal::BadRequest(rejected.reason);
-    // The caller's headers are not known.
-    let language = SentenceLanguage::for_caller(language, &HeaderMap::new());
-    let response = refusal.response(&ErrorFormat::default(), language);
-    let (status, bytes) = (response.status().as_u16(), response.body().len() as u64);
-    record_rejected(sinks, rejected, refusal.outcome(), status, bytes);
-    response
 }
 
 /// Serves each request by the configuration that is in force when it begins.

@@ -17,7 +17,8 @@ use super::{
 };
 use crate::config::{Config, Route, TurnConfig};
 use crate::proxy::{
-    self, ExplainedOutcome, ExplainedRequest, SkippedRoute, TemplateResult, UnmetCondition,
+    self, ExplainedOutcome, ExplainedRequest, KeptClient, SkippedRoute, TemplateResult,
+    UnmetCondition,
 };
 
 /// Options of `seriatim explain`.
@@ -260,6 +261,7 @@ impl ExplainReport<'_> {
             ExplainedOutcome::Locks(key) => {
                 lines.push(format!("takes the lock {}", key.as_str()));
                 lines.extend(self.turn().map(if_busy));
+                self.kept_text(lines);
                 let templates = self.explained.templates.iter();
                 let hints = templates.filter_map(|one| one.hint.as_ref());
                 lines.extend(hints.map(|hint| format!("hint: {hint}")));
@@ -285,6 +287,32 @@ impl ExplainReport<'_> {
                 lines.extend(self.method_hint());
             }
         }
+    }
+
+    /// What `keep_alive` of the route does for the client.
+    fn kept_text(&self, lines: &mut Vec<String>) {
+        let Some(interval) = self.turn().and_then(|turn| turn.lock.keep_alive) else {
+            return;
+        };
+        let interval = humantime::format_duration(interval);
+        let waiting = self.explained.keeps_client.map(|kept| match kept {
+            KeptClient::Kept => {
+                format!("while it waits: an event stream begins, with a comment every {interval}")
+            }
+            KeptClient::ReadsNoEvents => {
+                "while it waits: its client gets nothing, because the header accept has no \
+                 text/event-stream (or write stream = \"sse\")"
+                    .into()
+            }
+            KeptClient::HasNoBody => {
+                "while it waits: its client gets nothing, because a response to HEAD has no body"
+                    .into()
+            }
+        });
+        lines.extend(waiting);
+        lines.push(format!(
+            "while it runs: a comment every {interval} if the backend's event stream is silent"
+        ));
     }
 
     /// Why a route doesn't take the request, in words.
@@ -400,6 +428,7 @@ impl ExplainReport<'_> {
         };
         json!({
             "outcome": outcome, "key": key, "status": status, "code": code, "reason": reason,
+            "keeps_client": explained.keeps_client.map(|kept| kept == KeptClient::Kept),
             "request": self.request, "route": explained.route,
             "skipped": skipped.collect::<Value>(), "templates": templates.collect::<Value>(),
         })

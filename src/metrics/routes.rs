@@ -34,6 +34,7 @@ pub struct RouteMetrics {
     wait: OnceLock<Histogram>,
     hold: OnceLock<Histogram>,
     first_byte: OnceLock<Histogram>,
+    early: OnceLock<Counter>,
     turns: AtomicU64,
 }
 
@@ -55,6 +56,7 @@ pub(super) struct RouteFamilies {
     wait: Family<RouteLabels, Histogram, fn() -> Histogram>,
     hold: Family<RouteLabels, Histogram, fn() -> Histogram>,
     first_byte: Family<RouteLabels, Histogram, fn() -> Histogram>,
+    early: Family<RouteLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -108,6 +110,7 @@ impl RouteMetrics {
             wait: OnceLock::new(),
             hold: OnceLock::new(),
             first_byte: OnceLock::new(),
+            early: OnceLock::new(),
             turns: AtomicU64::new(0),
         }
     }
@@ -115,6 +118,16 @@ impl RouteMetrics {
     /// Counts a turn that begins, with its lock or without one.
     pub fn turn_began(&self) {
         self.turns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a response that begins while its turn waits.
+    pub fn response_began_early(&self) {
+        let counter = self.early.get_or_init(|| {
+            self.families.early.get_or_create_owned(&RouteLabels {
+                route: Arc::clone(&self.name),
+            })
+        });
+        counter.inc();
     }
 
     /// Counts a request that has ended.
@@ -178,6 +191,7 @@ impl RouteFamilies {
             wait: Family::new_with_constructor(waits),
             hold: Family::new_with_constructor(holds),
             first_byte: Family::new_with_constructor(first_bytes),
+            early: Family::default(),
         };
         registry.register(
             "requests",
@@ -198,6 +212,11 @@ impl RouteFamilies {
             "time_to_first_byte_seconds",
             "From a request's arrival to the head of the backend's response, the wait included",
             Family::clone(&families.first_byte),
+        );
+        registry.register(
+            "early_responses",
+            "Responses that began while their turns waited in the queue",
+            Family::clone(&families.early),
         );
         Arc::new(families)
     }

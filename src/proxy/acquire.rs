@@ -17,11 +17,13 @@ use crate::budget::Budget;
 use crate::config::{Config, NestedCalls, TurnConfig};
 use crate::drain::DrainWatch;
 use crate::key::SessionKey;
+use crate::listen::ClientConnection;
 use crate::lock::{AcquireError, CallChain, LockGuard, LockLoss, Locks, TurnTag, WaitPlace};
 use crate::trace::{self, TurnTrace};
 
 /// What a turn needs to get its lock.
 pub(super) struct TurnLock<'t> {
+    pub(super) client: &'t ClientConnection,
     pub(super) locks: &'t Arc<Locks>,
     pub(super) budget: &'t Budget,
     pub(super) config: &'t Config,
@@ -82,7 +84,7 @@ impl TurnLock<'_> {
         let (route, options) = (self.route, &lock.options);
         let acquiring = locks.acquire(key, route, request_id, &callers, options, place.as_ref());
         let acquired = if lock.options.blocking {
-            let keeping = self.keep_client(early, place.as_ref());
+            let keeping = self.keep_client(early, place.as_ref(), record);
             let mut drain = self.drain.clone();
             let waiting = async {
                 sleep(WAITS_AFTER).await;
@@ -90,21 +92,18 @@ impl TurnLock<'_> {
             };
             tokio::select! {
                 biased;
-                acquired = acquiring => acquired,
+                acquired = acquiring => acquired.map_err(|error| self.refusal(error)),
                 // Another replica has the time to wait. Dropping the future leaves the queue.
-                () = drain.draining() => return Err(Refusal::Draining),
+                () = drain.draining() => Err(Refusal::Draining),
                 // The client has left, or others need the memory that the body takes.
-                error = waiting => {
-                    record.lock_refused();
-                    return Err(Refusal::Session(error.into()));
-                }
+                error = waiting => Err(Refusal::Session(error.into())),
                 never = keeping => match never {},
             }
         } else {
-            acquiring.await
+            acquiring.await.map_err(|error| self.refusal(error))
         };
-        if self.early.is_some_and(EarlyResponse::wait_ended) {
-            record.response_began_early();
+        if let Some(early) = self.early {
+            early.wait_ended();
         }
         match acquired {
             Ok(held) => {
@@ -114,9 +113,9 @@ impl TurnLock<'_> {
                 }
                 Ok(held)
             }
-            Err(error) => {
+            Err(refusal) => {
                 record.lock_refused();
-                Err(self.refusal(error))
+                Err(refusal)
             }
         }
     }
@@ -126,11 +125,18 @@ impl TurnLock<'_> {
         &self,
         early: Option<(&EarlyResponse, Duration)>,
         place: Option<&Arc<WaitPlace>>,
+        record: &RequestRecord,
     ) -> Infallible {
         if let (Some((early, interval)), Some(place)) = (early, place) {
             let since = Instant::now();
             sleep(interval).await;
+            // A client that has not sent its body yet may keep it when the response begins.
+            while self.client.withholds_body() {
+                sleep(interval).await;
+            }
+            record.response_began_early(self.config.timeouts.idle_stream);
             early.want(WaitingTurn {
+                client: record.client.clone(),
                 interval,
                 event: self.turn.lock.queue_events.clone(),
                 place: Arc::clone(place),

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
-    ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
+    ACCESS_CONTROL_REQUEST_METHOD, HOST, ORIGIN, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use parking_lot::RwLock;
@@ -106,6 +106,19 @@ impl RequestOrigin {
             is_preflight,
         })
     }
+
+    /// Whether this is the origin of a host, whatever its scheme: TLS may end before this proxy.
+    fn is_at(&self, host: &HeaderValue) -> bool {
+        let authority = self
+            .value
+            .to_str()
+            .ok()
+            .and_then(|origin| Some(origin.split_once("://")?.1));
+        let host = host.to_str().ok();
+        authority
+            .zip(host)
+            .is_some_and(|(a, b)| a.eq_ignore_ascii_case(b))
+    }
 }
 
 // === impl CorsPolicy ===
@@ -145,16 +158,36 @@ impl CorsPolicy {
     ) {
         // Another origin gets another response (Fetch, "CORS protocol and HTTP caches").
         headers.append(VARY, HeaderValue::from_static("origin"));
-        let grant = match self.config.cors.allow_origins.is_empty() {
-            true => self.memory.find(origin, route),
-            false => self.configured(origin),
-        };
+        let grant = self.grant(origin, route);
         let Some(grant) = grant else { return };
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, grant.exposing_errors());
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, grant.origin);
         if grant.with_credentials {
             let allowed = HeaderValue::from_static("true");
             headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, allowed);
+        }
+    }
+
+    /// Whether a page with this request can read a response of the proxy: from its own origin, or allowed to it.
+    pub(super) fn can_read(
+        &self,
+        origin: &RequestOrigin,
+        headers: &HeaderMap,
+        route: &str,
+    ) -> bool {
+        // Fetch Metadata, "Sec-Fetch-Site". Not all clients with an `origin` say it.
+        let is_same = match headers.get("sec-fetch-site") {
+            Some(site) => site == "same-origin",
+            None => single(headers, &HOST).is_some_and(|host| origin.is_at(host)),
+        };
+        is_same || self.grant(origin, Some(route)).is_some()
+    }
+
+    /// What is allowed to the origin; `None`: nothing, or it isn't known.
+    fn grant(&self, origin: &RequestOrigin, route: Option<&str>) -> Option<CorsGrant> {
+        match self.config.cors.allow_origins.is_empty() {
+            true => self.memory.find(origin, route),
+            false => self.configured(origin),
         }
     }
 

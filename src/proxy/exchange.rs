@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use http::header::ACCEPT_ENCODING;
 use http::request::Parts;
 use http::{Request, Response, Version};
 use tokio::time::{Instant, sleep_until};
@@ -70,6 +71,10 @@ pub(super) async fn for_backend(
         turn: held.map(LockGuard::tag),
     };
     let version = head.version;
+    if record.is_early() {
+        // What the client got says nothing of an encoding.
+        head.headers.remove(ACCEPT_ENCODING);
+    }
     headers::to_backend(&mut head, &body, backend.upstream(), &info);
     record.sent_to(backend.upstream(), &mut head.headers);
     if let Some(upgrade) = upgrade {

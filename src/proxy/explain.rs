@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 
 use bytes::Bytes;
+use http::Method;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
 use http_body_util::combinators::MapErr;
@@ -14,18 +15,19 @@ use http_body_util::{BodyExt as _, Full};
 
 use super::body_timer::BodyLimits;
 use super::forward::headers;
+use super::keep_alive::reads_events;
 use super::refusal::Refusal;
 use super::route::{Candidates, Router};
 use super::session::{self, NeededLock, ReadBounds, UnreadBody};
 use crate::budget::Budget;
-use crate::config::{Config, Route, Unmatched};
+use crate::config::{Config, LockConfig, Route, Unmatched};
 use crate::listen::check_head;
 use crate::outcome::Outcome;
 use recorder::Recorder;
 
 pub use report::{
-    ExplainedOutcome, ExplainedRequest, ExplainedTemplate, SkippedRoute, TemplateResult,
-    UnmetCondition,
+    ExplainedOutcome, ExplainedRequest, ExplainedTemplate, KeptClient, SkippedRoute,
+    TemplateResult, UnmetCondition,
 };
 
 mod recorder;
@@ -61,6 +63,7 @@ pub async fn explain(config: &Config, mut head: Parts, body: Bytes) -> Explained
         skipped: Vec::new(),
         templates: Vec::new(),
         outcome: ExplainedOutcome::Passes,
+        keeps_client: None,
         is_preflight: false,
         body_error: None,
         decoded: 0,
@@ -103,6 +106,7 @@ pub async fn explain(config: &Config, mut head: Parts, body: Bytes) -> Explained
         explained.body_error.clone_from(&record.body_error);
         if let Some(turn) = &matched.route.turn {
             explained.templates = record.templates(turn);
+            explained.keeps_client = kept_client(&turn.lock, &head);
         }
     }
     let own = matched.and_then(|matched| matched.route.upstream.as_ref());
@@ -205,6 +209,21 @@ fn unmet_by_head(route: &Route, head: &Parts, has_body: bool) -> UnmetCondition 
     } else {
         UnmetCondition::Spelling
     }
+}
+
+/// Whether a turn with this head may get a response while it waits; `None`: no turn of its route waits, or the route
+/// has no `keep_alive`.
+fn kept_client(lock: &LockConfig, head: &Parts) -> Option<KeptClient> {
+    let is_kept = lock.keep_alive.is_some() && lock.options.enforce && lock.options.blocking;
+    is_kept.then(|| {
+        if head.method == Method::HEAD {
+            KeptClient::HasNoBody
+        } else if reads_events(lock.stream, &head.headers) {
+            KeptClient::Kept
+        } else {
+            KeptClient::ReadsNoEvents
+        }
+    })
 }
 
 fn refused(refusal: &Refusal) -> ExplainedOutcome {

@@ -14,19 +14,18 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
-use http::request::Parts;
-use http::response;
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame};
 use http_body_util::{Either, Full};
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::refusal::{ErrorFormat, SentenceLanguage};
-use super::stream::GuardedBody;
-use crate::config::{EventName, LockConfig, StreamKind};
+use super::refusal::{ErrorFormat, Refusal, SentenceLanguage};
+use super::stream::{GuardedBody, ResponseAborted};
+use crate::config::{EventName, StreamKind};
 use crate::lock::WaitPlace;
+use crate::wire::Bounds;
 
 /// Where a waiting turn asks for a response before its own, and where its request's handler finds that. Clones share
 /// one value.
@@ -49,6 +48,8 @@ enum EarlyStep {
 
 /// What the client of a waiting turn is told.
 pub(super) struct WaitingTurn {
+    /// The bounds of the client's connection.
+    pub(super) client: Bounds,
     /// The time between two comments.
     pub(super) interval: Duration,
     /// The name of the event that has the place; `None`: a comment has it.
@@ -85,11 +86,19 @@ enum WaitingStep {
     Stream(OwnBody),
     /// An error of the proxy, or another response of the backend: its first bytes are told.
     Other {
-        status: StatusCode,
         body: OwnBody,
-        text: Vec<u8>,
+        head: OtherHead,
     },
     Over,
+}
+
+/// What is told of another response than an event stream.
+struct OtherHead {
+    status: StatusCode,
+    /// Its first bytes.
+    text: Vec<u8>,
+    /// Whether these are no text.
+    is_encoded: bool,
 }
 
 /// How many bytes of another response than an event stream its client is told.
@@ -98,11 +107,11 @@ const LONGEST_TEXT: usize = 2048;
 // === impl EarlyResponse ===
 
 impl EarlyResponse {
-    /// For a request whose client can get the head of its response early: HTTP/1.0 could not tell a whole body from
-    /// one that is cut off.
-    pub(super) fn for_request<B>(request: &Request<B>) -> Option<Self> {
+    /// For a request whose client can get the head of its response early, and reads an event stream: HTTP/1.0 could
+    /// not tell a whole body from one that is cut off.
+    pub(super) fn for_request<B>(kind: StreamKind, request: &Request<B>) -> Option<Self> {
         let can_begin = request.version() >= Version::HTTP_11 && request.method() != Method::HEAD;
-        can_begin.then(Self::default)
+        (can_begin && reads_events(kind, request.headers())).then(Self::default)
     }
 
     /// Asks for the response to begin. It begins when the task of the request polls it next.
@@ -110,18 +119,11 @@ impl EarlyResponse {
         *self.0.lock() = EarlyStep::Wanted(turn);
     }
 
-    /// Notes that the turn has its lock, or is refused. Gives whether the response has begun.
-    pub(super) fn wait_ended(&self) -> bool {
+    /// Notes that the turn has its lock, or is refused.
+    pub(super) fn wait_ended(&self) {
         let mut step = self.0.lock();
-        match *step {
-            EarlyStep::Waiting | EarlyStep::Running => {
-                *step = EarlyStep::Running;
-                true
-            }
-            EarlyStep::NotWanted | EarlyStep::Wanted(_) => {
-                *step = EarlyStep::NotWanted;
-                false
-            }
+        if let EarlyStep::Waiting = *step {
+            *step = EarlyStep::Running;
         }
     }
 
@@ -166,38 +168,33 @@ impl EarlyResponse {
     }
 }
 
-/// Whether the client of a request reads an event stream.
-pub(super) fn reads_events(lock: &LockConfig, head: &Parts) -> bool {
+/// Whether the client of a request with these headers reads an event stream.
+pub(super) fn reads_events(kind: StreamKind, headers: &HeaderMap) -> bool {
     let is_listed = |value: &HeaderValue| {
         let value = value.to_str().unwrap_or_default();
         let mut types = value.split(',').map(|item| item.split(';').next());
-        types.any(|name| name.is_some_and(is_event_stream))
+        types.any(|name| name.is_some_and(is_event_type))
     };
-    match lock.stream {
+    match kind {
         StreamKind::Sse => true,
-        StreamKind::Accept => head.headers.get_all(ACCEPT).iter().any(is_listed),
+        StreamKind::Accept => headers.get_all(ACCEPT).iter().any(is_listed),
     }
 }
 
 /// Whether a media type without its parameters is that of an event stream.
-fn is_event_stream(name: &str) -> bool {
+fn is_event_type(name: &str) -> bool {
     name.trim().eq_ignore_ascii_case("text/event-stream")
 }
 
-/// Whether a response is an event stream into which comments can be written.
-pub(super) fn is_open_stream(head: &response::Parts) -> bool {
-    is_plain_stream(head) && !head.headers.contains_key(CONTENT_LENGTH)
-}
-
-/// Whether a response is an event stream without an encoding.
-fn is_plain_stream(head: &response::Parts) -> bool {
-    let headers = &head.headers;
+/// Whether a response is an event stream without an encoding, so that comments can be written into it.
+pub(super) fn is_event_stream<B>(response: &Response<B>) -> bool {
+    let headers = response.headers();
     let kind = headers
         .get(CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok());
     let name = kind.and_then(|kind| kind.split(';').next());
-    head.status == StatusCode::OK
-        && name.is_some_and(is_event_stream)
+    response.status() == StatusCode::OK
+        && name.is_some_and(is_event_type)
         && !headers.contains_key(CONTENT_ENCODING)
 }
 
@@ -252,14 +249,58 @@ impl WaitingBody {
 
     /// What the client gets of the turn's own response.
     fn own(response: Response<OwnBody>) -> WaitingStep {
-        let (head, body) = response.into_parts();
-        if matches!(body, Either::Right(_)) && is_plain_stream(&head) {
-            return WaitingStep::Stream(body);
+        let is_backends = matches!(response.body(), Either::Right(_));
+        if is_backends && is_event_stream(&response) {
+            return WaitingStep::Stream(response.into_body());
         }
-        WaitingStep::Other {
+        let (head, body) = response.into_parts();
+        let head = OtherHead {
             status: head.status,
-            body,
             text: Vec::new(),
+            is_encoded: head.headers.contains_key(CONTENT_ENCODING),
+        };
+        WaitingStep::Other { body, head }
+    }
+}
+
+// === impl OtherHead ===
+
+impl OtherHead {
+    fn add(&mut self, data: Bytes) {
+        if !self.is_encoded {
+            let room = LONGEST_TEXT.saturating_sub(self.text.len());
+            self.text.extend(data.into_iter().take(room));
+        }
+    }
+
+    /// The data of the `error` event. `is_own`: the response is an error of the proxy. `aborted` says why the response
+    /// of the backend broke off, as far as is known.
+    fn error(
+        &self,
+        turn: &WaitingTurn,
+        is_own: bool,
+        aborted: Option<Option<&ResponseAborted>>,
+    ) -> Vec<u8> {
+        let (format, language) = (&turn.format, turn.language);
+        if is_own {
+            // In the route's format already.
+            return self.text.clone();
+        }
+        match aborted {
+            None => {
+                let text = String::from_utf8_lossy(&self.text);
+                format.backend_error(self.status, &text, language)
+            }
+            Some(Some(ResponseAborted::LockLost(loss))) => {
+                let refusal = Refusal::LockLost(*loss).response(format, language);
+                refusal.into_body().into()
+            }
+            Some(Some(error @ ResponseAborted::Silent)) => {
+                format.backend_error(StatusCode::GATEWAY_TIMEOUT, &error.to_string(), language)
+            }
+            Some(Some(ResponseAborted::Backend(_)) | None) => {
+                format.backend_error(StatusCode::BAD_GATEWAY, "the backend broke off", language)
+            }
         }
     }
 }
@@ -287,40 +328,35 @@ impl Body for WaitingBody {
         let this = &mut *self;
         loop {
             match &mut this.step {
-                WaitingStep::Turn(turn) => {
-                    if let Poll::Ready(response) = turn.as_mut().poll(cx) {
-                        this.step = Self::own(response);
-                        continue;
-                    }
-                    ready!(this.timer.as_mut().poll(cx));
-                    this.timer
-                        .as_mut()
-                        .reset(Instant::now() + this.turn.interval);
-                    return Poll::Ready(Some(Ok(Frame::data(this.notice()))));
-                }
+                WaitingStep::Turn(turn) => match turn.as_mut().poll(cx) {
+                    Poll::Ready(response) => this.step = Self::own(response),
+                    Poll::Pending => break,
+                },
                 WaitingStep::Stream(body) => return Pin::new(body).poll_frame(cx),
-                WaitingStep::Other { status, body, text } => {
-                    if let Some(Ok(frame)) = ready!(Pin::new(&mut *body).poll_frame(cx)) {
-                        let data = frame.into_data().unwrap_or_default();
-                        let room = LONGEST_TEXT.saturating_sub(text.len());
-                        text.extend(data.into_iter().take(room));
-                        continue;
-                    }
-                    let event = match body {
-                        // In the route's format already.
-                        Either::Left(_) => error_event(text),
-                        Either::Right(_) => {
-                            let (turn, text) = (&this.turn, String::from_utf8_lossy(text));
-                            let error = turn.format.backend_error(*status, &text, turn.language);
-                            error_event(&error)
+                WaitingStep::Other { body, head } => {
+                    let aborted = match Pin::new(&mut *body).poll_frame(cx) {
+                        Poll::Pending => break,
+                        Poll::Ready(Some(Ok(frame))) => {
+                            head.add(frame.into_data().unwrap_or_default());
+                            continue;
                         }
+                        Poll::Ready(Some(Err(aborted))) => Some(aborted),
+                        Poll::Ready(None) => None,
                     };
+                    let is_own = matches!(body, Either::Left(_));
+                    let aborted = aborted.as_ref().map(|error| error.downcast_ref());
+                    let event = error_event(&head.error(&this.turn, is_own, aborted));
                     this.step = WaitingStep::Over;
                     return Poll::Ready(Some(Ok(Frame::data(event))));
                 }
                 WaitingStep::Over => return Poll::Ready(None),
             }
         }
+        ready!(this.timer.as_mut().poll(cx));
+        this.turn.client.on_comment();
+        let next = Instant::now() + this.turn.interval;
+        this.timer.as_mut().reset(next);
+        Poll::Ready(Some(Ok(Frame::data(this.notice()))))
     }
 
     fn is_end_stream(&self) -> bool {

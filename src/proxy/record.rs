@@ -6,10 +6,11 @@
 
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, Method, StatusCode, Uri};
 use tokio::time::Instant;
 
 use super::end::End;
@@ -54,10 +55,10 @@ pub(super) struct RequestRecord {
     key: Option<SessionKey>,
     /// Why no session was found for a request whose route locks and lets it pass.
     no_session: Option<SessionError>,
-    /// The status of the response; `None`: there was none.
+    /// The status of the turn's own response; `None`: there was none.
     status: Option<u16>,
-    /// Whether the response began while its turn waited.
-    is_early: bool,
+    /// Whether the client's response began while its turn waited.
+    is_early: AtomicBool,
     /// What went wrong, for the operator.
     error: Option<String>,
     /// How the lock was lost; `None`: it wasn't.
@@ -116,7 +117,7 @@ impl RequestRecord {
             key: None,
             no_session: None,
             status: None,
-            is_early: false,
+            is_early: AtomicBool::new(false),
             error: None,
             loss: None,
             granted_at: None,
@@ -223,14 +224,28 @@ impl RequestRecord {
         }
     }
 
-    /// Notes that the response began while its turn waited.
-    pub(super) fn response_began_early(&mut self) {
-        self.is_early = true;
+    /// Notes that the client's response begins while its turn waits. Its connection ends when no byte moves for
+    /// `idle_stream`, as that of any other response.
+    pub(super) fn response_began_early(&self, idle_stream: Duration) {
+        self.is_early.store(true, Ordering::Relaxed);
+        self.client.end_when_silent(idle_stream);
+        self.sinks
+            .routes
+            .route(self.route_index)
+            .response_began_early();
     }
 
-    /// Whether the response began while its turn waited.
+    /// Whether the client's response began while its turn waited.
     pub(super) fn is_early(&self) -> bool {
-        self.is_early
+        self.is_early.load(Ordering::Relaxed)
+    }
+
+    /// The status that the client got; `None`: it got none.
+    fn told_status(&self) -> Option<u16> {
+        match self.is_early() {
+            true => Some(StatusCode::OK.as_u16()),
+            false => self.status,
+        }
     }
 
     /// Notes that the head of the backend's response has arrived.
@@ -242,8 +257,8 @@ impl RequestRecord {
         }
     }
 
-    /// Finishes the record of a request that got an error response with this status and this many
-    /// bytes.
+    /// Finishes the record of a request that got an error response with this status and this many bytes, or an
+    /// `error` event in its place.
     pub(super) fn finish_refused(mut self, refusal: &Refusal, status: u16, bytes: u64) {
         self.status = Some(status);
         self.error = refusal.log_detail();
@@ -253,8 +268,8 @@ impl RequestRecord {
         self.write(refusal.outcome(), bytes);
     }
 
-    /// Notes, for the log, why the response breaks off.
-    pub(super) fn note_abort(&mut self, reason: String) {
+    /// Notes, for the log, what is wrong with the response.
+    pub(super) fn note_error(&mut self, reason: String) {
         self.error = Some(reason);
     }
 
@@ -318,7 +333,7 @@ impl RequestRecord {
             self.sinks.journal.note(JournalEvent {
                 at: SystemTime::now(),
                 outcome,
-                status: self.status,
+                status: self.told_status(),
                 route: self.route.as_ref().map(|route| route.name.clone()),
                 key: self.key.clone(),
                 request_id: self.request_id.clone(),
@@ -334,6 +349,7 @@ impl RequestRecord {
             return;
         };
         let path = self.uri.path().chars().take(trace::LONGEST_PATH);
+        let status = self.told_status();
         let facts = trace::RequestFacts {
             method: redact::known_method(self.method.as_str()),
             path: path.collect(),
@@ -341,7 +357,7 @@ impl RequestRecord {
             key: self.key.take(),
             fence: self.fence.map(|fence| fence.0),
             outcome,
-            status: self.status,
+            status,
             error: self.error.take(),
             loss: self.loss,
             hold,

@@ -23,6 +23,17 @@ pub(super) struct SilenceFiller {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
+/// A response whose backend may be silent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FilledResponse {
+    /// It is an event stream.
+    pub(super) is_stream: bool,
+    /// Its client's response began before it.
+    pub(super) is_early: bool,
+    /// The backend has announced its length.
+    pub(super) has_length: bool,
+}
+
 /// What a silent backend's client gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SilentBackend {
@@ -47,7 +58,22 @@ pub(super) const COMMENT: Bytes = Bytes::from_static(b": silent\n\n");
 // === impl SilenceFiller ===
 
 impl SilenceFiller {
-    pub(super) fn new(interval: Duration, idle_stream: Duration) -> Self {
+    /// The filler of a response on a route with this `keep_alive`; `None`: it needs none.
+    pub(super) fn for_response(
+        response: FilledResponse,
+        keep_alive: Option<Duration>,
+        idle_stream: Duration,
+    ) -> Option<Self> {
+        let interval = match response.is_stream {
+            // A response has no room for more bytes than it has announced. An early one has announced nothing.
+            true => keep_alive.filter(|_| response.is_early || !response.has_length),
+            // No comments: other comments keep its client, and with it a connection that would end a silent one.
+            false => response.is_early.then_some(idle_stream),
+        };
+        interval.map(|interval| Self::new(interval, idle_stream))
+    }
+
+    fn new(interval: Duration, idle_stream: Duration) -> Self {
         let now = Instant::now();
         Self {
             interval,

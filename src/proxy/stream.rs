@@ -210,6 +210,9 @@ impl Body for GuardedBody {
                         };
                         match ready!(filler.poll_silent(cx)) {
                             SilentBackend::Comment => {
+                                if let Some(record) = &this.record {
+                                    record.client.on_comment();
+                                }
                                 return Poll::Ready(Some(Ok(Frame::data(COMMENT))));
                             }
                             SilentBackend::End => {
@@ -223,6 +226,9 @@ impl Body for GuardedBody {
                         && let Some(data) = frame.data_ref()
                     {
                         filler.heard(data);
+                        if let Some(record) = &this.record {
+                            record.client.touch();
+                        }
                     }
                     let last = match frame {
                         Some(Ok(frame)) => {
@@ -235,7 +241,7 @@ impl Body for GuardedBody {
                         }
                         Some(Err(error)) => {
                             if let Some(record) = &mut this.record {
-                                record.note_abort(BackendBody::abort_reason(&error));
+                                record.note_error(BackendBody::abort_reason(&error));
                             }
                             Some(Err(ResponseAborted::Backend(error)))
                         }

@@ -78,6 +78,14 @@ impl ClientConnection {
         self.link.clone().map(InterimResponses)
     }
 
+    /// Whether the client sends the body of its request only when it is asked for it (`expect: 100-continue`), and
+    /// has not been.
+    pub fn withholds_body(&self) -> bool {
+        self.link
+            .as_ref()
+            .is_some_and(ClientLink::is_client_waiting)
+    }
+
     /// Why the rest of the request's body can't be read; `None`: the client isn't at fault.
     pub fn bad_body(&self) -> Option<BadRequest> {
         let is_malformed = self.link.as_ref()?.is_body_malformed();

@@ -24,6 +24,10 @@ pub struct Bounds(Arc<BoundsState>);
 struct BoundsState {
     /// When a byte last moved.
     last_byte_at: AtomicInstant,
+    /// Only comments have moved since `turn_byte_at`.
+    has_comments: AtomicBool,
+    /// When a byte of the turn last moved before the comments.
+    turn_byte_at: AtomicInstant,
     /// The longest silence allowed, in nanoseconds; 0: no limit.
     silence_limit: AtomicU64,
     deadlines: Mutex<Deadlines>,
@@ -69,6 +73,8 @@ impl Bounds {
     fn within(connection: Option<Self>) -> Self {
         Self(Arc::new(BoundsState {
             last_byte_at: AtomicInstant::new(Instant::now()),
+            has_comments: AtomicBool::new(false),
+            turn_byte_at: AtomicInstant::new(Instant::now()),
             silence_limit: AtomicU64::new(0),
             deadlines: Mutex::default(),
             connection,
@@ -128,10 +134,11 @@ impl Bounds {
         }
     }
 
-    /// Removes the deadline and the limit on silence.
+    /// Removes the deadline and the limit on silence, for the next request.
     pub fn lift(&self) {
         self.lift_deadline();
         self.allow_any_silence();
+        self.0.has_comments.store(false, Ordering::Relaxed);
     }
 
     /// Removes the limit on silence.
@@ -141,7 +148,18 @@ impl Bounds {
 
     /// Notes that a byte of the request or of its response moves now.
     pub fn touch(&self) {
+        self.0.has_comments.store(false, Ordering::Relaxed);
         self.touch_at(Instant::now());
+    }
+
+    /// Notes that the proxy writes a comment because nothing else moves. For those who ask when a byte last moved, it is
+    /// none, until [`Bounds::touch`].
+    pub fn on_comment(&self) {
+        if !self.0.has_comments.swap(true, Ordering::Relaxed)
+            && let Some(last) = self.last_byte_at()
+        {
+            self.0.turn_byte_at.store(last);
+        }
     }
 
     /// The clock of these bounds, for others who ask when a byte last moved.
@@ -309,7 +327,10 @@ impl BoundsState {
 
 impl ByteClock for BoundsState {
     fn last_byte_at(&self) -> Option<Instant> {
-        self.last_byte_at.load()
+        match self.has_comments.load(Ordering::Relaxed) {
+            true => self.turn_byte_at.load(),
+            false => self.last_byte_at.load(),
+        }
     }
 }
 

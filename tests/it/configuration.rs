@@ -314,6 +314,9 @@ on_disconnect = "continue"
 on_missing = "pass"  # a request that names no session or no user passes without a lock, as no_session
 on_malformed = "reject"
 nested_calls = "traceparent"
+keep_alive = "20s"
+stream = "sse"
+queue_events = "seriatim.queue"
 busy = { status = 409, format = "json", error = "busy", retry_after = 86400 }
 
 [[routes]]

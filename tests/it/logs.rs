@@ -36,6 +36,7 @@ path = "/threads/{thread}/runs"
 session_id = ["{path:thread}"]
 user_id = ["{header:x-user}"]
 blocking = true
+keep_alive = "100ms"
 on_disconnect = "continue"
 
 [[routes]]
@@ -217,13 +218,15 @@ async fn drive(format: &str, ids: &str) -> Recorded {
     assert!(held.answer().await.whole, "the turn is complete");
     let mut held = start_open(addr, &run("gate")).await;
     let mut waiting = Client::connect(addr).await;
-    waiting.send(&run("plain:ok")).await;
+    let kept = run("plain:ok").header("accept", "text/event-stream");
+    waiting.send(&kept).await;
     let line = format!("{{{KEY}}}:1:queue");
     let is_queued = async || {
         let count = redis.command(&["ZCARD", &line]).await;
         redis::from_redis_value::<usize>(count).expect("a count") == 1
     };
     wait_for_async(is_queued, "the turn is in the queue").await;
+    waiting.read_until(": queued ").await;
     backend.open_gate("session-Kim9");
     assert!(held.answer().await.whole, "the turn is complete");
     assert_eq!(

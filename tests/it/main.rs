@@ -35,6 +35,7 @@ mod histories;
 mod hostile;
 mod http2;
 mod interrupting;
+mod keep_alive;
 mod kept_connections;
 mod languages;
 mod leases;

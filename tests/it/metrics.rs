@@ -51,7 +51,9 @@ path = "/impatient"
 session_id = ["{header:x-test-session}"]
 user_id = ["u1"]
 blocking = true
-blocking_timeout = "100ms"
+blocking_timeout = "300ms"
+keep_alive = "100ms"
+stream = "sse"
 [[routes]]
 name = "newest"
 path = "/newest"

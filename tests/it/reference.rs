@@ -28,6 +28,7 @@ impl Text {
             ("lock", "blocking_timeout" | "interrupt" | "max_waiters") => {
                 text.with("lock", "blocking", "true")
             }
+            ("lock", "stream" | "queue_events") => text.with("lock", "keep_alive", "\"15s\""),
             ("", "upstream_ca_file") => text.with("", "upstream", "\"https://agent.example\""),
             ("tls", _) => {
                 let (cert, key) = (file("tls/cert.pem"), file("tls/key.pem"));

@@ -15,12 +15,26 @@ pub struct ExplainedRequest {
     pub templates: Vec<ExplainedTemplate>,
     /// What the proxy does with the request.
     pub outcome: ExplainedOutcome,
+    /// Whether the client of the turn gets a response while the turn waits. `None`: it takes no lock, or its route
+    /// has no `keep_alive` or no turns that wait.
+    pub keeps_client: Option<KeptClient>,
     /// Whether the request is a CORS preflight, which takes no lock.
     pub is_preflight: bool,
     /// Why the route can't read the body that it needs. `None`: it can, or doesn't need it.
     pub body_error: Option<String>,
     /// How many bytes the body was decoded to. 0: it has no content encoding, or can't be decoded.
     pub decoded: usize,
+}
+
+/// Whether the client of a waiting turn gets a response before its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeptClient {
+    /// After `keep_alive`.
+    Kept,
+    /// Its `accept` header names no event stream, and the route has `stream = "accept"`.
+    ReadsNoEvents,
+    /// The response to its method has no body.
+    HasNoBody,
 }
 
 /// A route that doesn't take the request.

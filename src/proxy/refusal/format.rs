@@ -91,23 +91,24 @@ impl ErrorFormat {
         }
     }
 
-    /// The body of the error for a client that waits for an event stream, and whose backend answered something else:
-    /// with this status, and a body that begins with `text`.
+    /// The error for a client that has got the head of an event stream, and whose backend answered something else:
+    /// with this status, and a body that begins with `text`. `text` is empty if the body is, or is encoded.
     pub(in crate::proxy) fn backend_error(
         &self,
         status: StatusCode,
         text: &str,
         language: SentenceLanguage,
     ) -> Vec<u8> {
-        let status = match status.is_client_error() || status.is_server_error() {
+        let told = match status.is_client_error() || status.is_server_error() {
             true => status,
             false => StatusCode::BAD_GATEWAY,
         };
+        let without_text = format!("the backend answered with status {}", status.as_u16());
         let content = ContractBody {
             success: false,
             error: language.pick("智能体没有返回事件流", "The agent gave no event stream"),
-            detail: text,
-            status_code: status.as_u16(),
+            detail: if text.is_empty() { &without_text } else { text },
+            status_code: told.as_u16(),
         };
         self.body(&content, "upstream_answer")
     }

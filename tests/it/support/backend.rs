@@ -274,6 +274,20 @@ pub(crate) fn events(count: usize) -> String {
     (0..count).map(event).collect()
 }
 
+/// An event stream of every kind of line, whose lines end with `eol`.
+pub(crate) fn stream_with(eol: &str) -> String {
+    let lines = "event: a\nid: 1\ndata: {\"n\":0}\ndata\n\n: a comment\n\nretry: 5\ndata: é\n\n";
+    lines.replace('\n', eol)
+}
+
+/// The end of a line that has this name in a script.
+fn eol(name: &str) -> &'static str {
+    match name {
+        "crlf" => "\r\n",
+        _ => "\n",
+    }
+}
+
 // === impl Record ===
 
 impl Record {

@@ -87,6 +87,11 @@ pub(super) enum Script {
     Hang,
     /// `hang-middle`: a head and one event, then nothing more.
     HangMiddle,
+    /// `hang-text`: the head of a text and its first words, then nothing more.
+    HangText,
+    /// `cut:BYTES:EOL`: as many bytes of `stream_with(EOL)`, chunked, then waits for the gate, then the rest. EOL is
+    /// `lf` or `crlf`.
+    Cut(usize, String),
     /// `until-close`: two events without framing; the close is the end.
     UntilClose,
     /// `early` or `early:BODY`: responds as soon as it has read the head. A turn only with
@@ -340,6 +345,23 @@ impl Connection {
                 self.send(&chunk(0)).await?;
                 return self.hang().await;
             }
+            Script::HangText => {
+                self.send(&head).await?;
+                self.send(&wire::chunk(b"first words")).await?;
+                return self.hang().await;
+            }
+            Script::Cut(at, stream) => {
+                let (first, rest) = stream.as_bytes().split_at(*at);
+                let chunk = |part: &[u8]| match part {
+                    [] => Vec::new(),
+                    part => wire::chunk(part),
+                };
+                self.send(&head).await?;
+                self.send(&chunk(first)).await?;
+                self.gate(exchange).await?;
+                let end = [&chunk(rest), &b"0\r\n\r\n"[..]].concat();
+                self.last(exchange, &end).await?;
+            }
             Script::UntilClose => {
                 self.send(&head).await?;
                 self.send(event(0).as_bytes()).await?;
@@ -490,6 +512,10 @@ impl Exchange {
                 200,
                 format!("content-type: text/plain\r\n{}", length(*size)),
             ),
+            Script::HangText => (
+                200,
+                "content-type: text/plain\r\ntransfer-encoding: chunked\r\n".into(),
+            ),
             Script::Length(count, _) => (200, events(&length(super::events(*count).len()))),
             Script::Empty => (200, length(0)),
             Script::NoContent => (204, String::new()),
@@ -503,6 +529,7 @@ impl Exchange {
             Script::Chunked(..)
             | Script::BreakChunked
             | Script::HangMiddle
+            | Script::Cut(..)
             | Script::Gate
             | Script::Stubborn => (200, chunked()),
             Script::Close | Script::Reset | Script::Garbage | Script::Hang => {
@@ -557,6 +584,8 @@ impl FromStr for Script {
             "chunked" => Self::Chunked(size(first)?, pause(second)?),
             "length" => Self::Length(size(first)?, pause(second)?),
             "empty" => Self::Empty,
+            "hang-text" => Self::HangText,
+            "cut" => Self::Cut(size(first)?, super::stream_with(super::eol(second))),
             "nocontent" => Self::NoContent,
             "status" => Self::Status(number(first)? as u16, second.to_owned()),
             "close" => Self::Close,
