@@ -88,8 +88,8 @@ options! {
         /// Which requests read an event stream: `accept`: those whose `accept` header has `text/event-stream`; `sse`:
         /// all of the route. Used with `keep_alive`.
         stream: StreamKind = StreamKind::Accept, word(), example "\"sse\"", Live;
-        /// The name of the event that tells a waiting client its place, in place of a comment. Used with
-        /// `keep_alive`.
+        /// The name of the event that tells a waiting client its place, in place of a comment, for a front end of your
+        /// own: the clients of OpenAI, AG-UI and the AI SDK break at it. Used with `keep_alive`.
         queue_events: Option<EventName> = None, Optional(text("event name", EventName::parse)),
             unset "a comment", example "\"seriatim.queue\"", Live;
     }
