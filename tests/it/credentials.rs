@@ -232,7 +232,7 @@ async fn in_a_cluster_no_password_is_shown() {
             as_sentinel,
             String::new(),
             503,
-            "write the addresses of the Sentinels",
+            "write redis-cluster://",
         ),
         (as_single, String::new(), 503, "write redis-cluster://"),
     ] {
