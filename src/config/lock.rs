@@ -163,7 +163,9 @@ pub struct EventName(Box<str>);
 
 /// Why a text can't be the name of an event.
 #[derive(Debug, Error)]
-#[error("must have printable characters without spaces, and at most 64 of them")]
+#[error(
+    "must have printable characters without spaces, at most 64 of them, and not be `error`, which tells a failure"
+)]
 pub struct EventNameError;
 
 /// The shortest lease. The margin (see `deadline::margin`) and a slow command would use up a shorter one.
@@ -182,8 +184,9 @@ impl EventName {
     /// # Errors
     /// When the text has other characters, or too many.
     pub fn parse(text: &str) -> Result<Self, EventNameError> {
-        let is_name =
-            (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let is_name = (1..=64).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_graphic())
+            && text != "error";
         is_name.then(|| Self(text.into())).ok_or(EventNameError)
     }
 }

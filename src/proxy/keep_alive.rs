@@ -83,7 +83,11 @@ enum WaitingStep {
     /// The turn waits, or runs and has no response yet.
     Turn(TurnFuture),
     /// The backend's event stream.
-    Stream(OwnBody),
+    Stream {
+        body: OwnBody,
+        /// Whether the client has had a part of it.
+        has_begun: bool,
+    },
     /// An error of the proxy, or another response of the backend: its first bytes are told.
     Other {
         body: OwnBody,
@@ -193,9 +197,27 @@ pub(super) fn is_event_stream<B>(response: &Response<B>) -> bool {
         .get(CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok());
     let name = kind.and_then(|kind| kind.split(';').next());
-    response.status() == StatusCode::OK
-        && name.is_some_and(is_event_type)
-        && !headers.contains_key(CONTENT_ENCODING)
+    response.status() == StatusCode::OK && name.is_some_and(is_event_type) && !is_encoded(headers)
+}
+
+/// Whether the headers name an encoding of the body. `identity` is none (RFC 9110 §12.5.3); `none`, which is no
+/// registered one, is written to keep compressors off a stream.
+fn is_encoded(headers: &HeaderMap) -> bool {
+    let is_one = |value: &HeaderValue| {
+        let name = value.as_bytes().trim_ascii().to_ascii_lowercase();
+        !matches!(&*name, b"" | b"identity" | b"none")
+    };
+    headers.get_all(CONTENT_ENCODING).iter().any(is_one)
+}
+
+/// A stream's first bytes without a byte order mark, which counts only at the very beginning (WHATWG HTML, "Parsing an
+/// event stream"). Behind a comment, it would be part of the first event.
+fn without_mark(frame: Frame<Bytes>) -> Frame<Bytes> {
+    const MARK: &[u8] = "\u{feff}".as_bytes();
+    frame.map_data(|data| match data.starts_with(MARK) {
+        true => data.slice(MARK.len()..),
+        false => data,
+    })
 }
 
 // === impl WaitingBody ===
@@ -251,13 +273,16 @@ impl WaitingBody {
     fn own(response: Response<OwnBody>) -> WaitingStep {
         let is_backends = matches!(response.body(), Either::Right(_));
         if is_backends && is_event_stream(&response) {
-            return WaitingStep::Stream(response.into_body());
+            return WaitingStep::Stream {
+                body: response.into_body(),
+                has_begun: false,
+            };
         }
         let (head, body) = response.into_parts();
         let head = OtherHead {
             status: head.status,
             text: Vec::new(),
-            is_encoded: head.headers.contains_key(CONTENT_ENCODING),
+            is_encoded: is_encoded(&head.headers),
         };
         WaitingStep::Other { body, head }
     }
@@ -332,7 +357,15 @@ impl Body for WaitingBody {
                     Poll::Ready(response) => this.step = Self::own(response),
                     Poll::Pending => break,
                 },
-                WaitingStep::Stream(body) => return Pin::new(body).poll_frame(cx),
+                WaitingStep::Stream { body, has_begun } => {
+                    let frame = ready!(Pin::new(body).poll_frame(cx));
+                    let is_first = !std::mem::replace(has_begun, true);
+                    let frame = frame.map(|frame| match is_first {
+                        true => frame.map(without_mark),
+                        false => frame,
+                    });
+                    return Poll::Ready(frame);
+                }
                 WaitingStep::Other { body, head } => {
                     let aborted = match Pin::new(&mut *body).poll_frame(cx) {
                         Poll::Pending => break,
@@ -361,5 +394,44 @@ impl Body for WaitingBody {
 
     fn is_end_stream(&self) -> bool {
         matches!(self.step, WaitingStep::Over)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_encoding_that_is_none_leaves_an_event_stream_as_it_is() {
+        for (encoding, expected) in [
+            (None, true),
+            (Some(""), true),
+            (Some("identity"), true),
+            (Some(" None "), true),
+            (Some("gzip"), false),
+            (Some("identity, br"), false),
+        ] {
+            let mut response = Response::new(());
+            let headers = response.headers_mut();
+            let kind = HeaderValue::from_static("Text/Event-Stream; charset=utf-8");
+            headers.insert(CONTENT_TYPE, kind);
+            if let Some(encoding) = encoding {
+                headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
+            }
+            assert_eq!(is_event_stream(&response), expected, "{encoding:?}");
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_does_not_follow_comments() {
+        let data = |text: &'static str| Frame::data(Bytes::from_static(text.as_bytes()));
+        for (sent, left) in [
+            ("\u{feff}data: 1\n\n", "data: 1\n\n"),
+            ("data: \u{feff}\n\n", "data: \u{feff}\n\n"),
+            ("", ""),
+        ] {
+            let frame = without_mark(data(sent)).into_data().expect("data");
+            assert_eq!(frame, left);
+        }
     }
 }

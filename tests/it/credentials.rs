@@ -228,12 +228,7 @@ async fn in_a_cluster_no_password_is_shown() {
         (in_url(WRONG), String::new(), 503, "WRONGPASS"),
         (without.clone(), in_file(RIGHT), 200, "ready"),
         (without, in_file(WRONG), 503, "WRONGPASS"),
-        (
-            as_sentinel,
-            String::new(),
-            503,
-            "write redis-cluster://",
-        ),
+        (as_sentinel, String::new(), 503, "write redis-cluster://"),
         (as_single, String::new(), 503, "write redis-cluster://"),
     ] {
         assert_no_password_is_shown(&servers, (&url, &store), (status, text)).await;

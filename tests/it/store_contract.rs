@@ -298,6 +298,12 @@ impl StoreSetup {
             let answered = instance.store.liveness("nobody").await;
             answered.expect("the store answers");
         }
+        if let Backing::Cluster(cluster) = &bench.backing {
+            for of in 0..UNREACHABLE {
+                let channel = format!("*{}", name(of));
+                cluster.wait_for_subscriber(&channel).await;
+            }
+        }
         bench
     }
 

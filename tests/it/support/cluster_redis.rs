@@ -8,12 +8,13 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use redis::Value;
 
 use super::pool::{Pool, Pooled, Reusable};
 use super::redis::Redis;
-use super::wait_for_async;
+use super::{wait_for_async, within};
 
 /// How long a node is silent until others take it for dead.
 const NODE_TIMEOUT: Duration = Duration::from_millis(1000);
@@ -234,6 +235,39 @@ impl ClusterRedis {
         found.expect("the wait ended").1
     }
 
+    /// Waits until each master has a subscriber of the channel whose name ends so.
+    pub(crate) async fn wait_for_subscriber(&self, channel: &str) {
+        for index in self.masters().await {
+            let is_subscribed = async || {
+                let list = ["PUBSUB", "CHANNELS", channel];
+                let channels = self.command(index, &list).await;
+                let channels: Vec<String> = redis::from_redis_value(channels).expect("names");
+                !channels.is_empty()
+            };
+            wait_for_async(is_subscribed, "each master has a subscriber").await;
+        }
+    }
+
+    /// Waits until every message that was published so far has reached all masters: nodes pass messages on in order.
+    async fn wait_for_messages(&self) {
+        let masters = self.masters().await;
+        for at in &masters {
+            let client = redis::Client::open(format!("redis://{}", self.addr(*at)));
+            let connecting = client.expect("a URL");
+            let mut messages = within("a subscription", connecting.get_async_pubsub())
+                .await
+                .expect("the node takes connections");
+            messages.subscribe("last").await.expect("subscribed");
+            for from in &masters {
+                self.command(*from, &["PUBLISH", "last", "x"]).await;
+            }
+            let mut messages = messages.into_on_message();
+            for _ in &masters {
+                within("a message from each master", messages.next()).await;
+            }
+        }
+    }
+
     /// All keys of the running masters except those of running instances and of self-tests, sorted. A key that
     /// is on its way is there once.
     pub(crate) async fn keys(&self) -> Vec<String> {
@@ -412,9 +446,17 @@ impl ClusterRedis {
 
 impl Reusable for ClusterRedis {
     async fn clear(&self) {
+        // The connections of the test before may be there for a moment, and would count as receivers.
+        for index in self.nodes() {
+            for kind in ["pubsub", "normal"] {
+                let kill = ["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"];
+                self.command(index, &kill).await;
+            }
+        }
         for index in self.masters().await {
             self.nodes[index].clear().await;
         }
+        self.wait_for_messages().await;
     }
 
     fn servers(&self) -> impl Iterator<Item = &Redis> {
