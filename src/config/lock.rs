@@ -86,7 +86,7 @@ options! {
         keep_alive: Option<Duration> = None, Optional(DurationIn(MS * 100..=HOUR)),
             unset "never", example "\"15s\"", Live;
         /// Which requests read an event stream: `accept`: those whose `accept` header has `text/event-stream`; `sse`:
-        /// all of the route. Used with `keep_alive`.
+        /// all of the route. It matters with `keep_alive`.
         stream: StreamKind = StreamKind::Accept, word(), example "\"sse\"", Live;
         /// The name of the event that tells a waiting client its place, in place of a comment, for a front end of your
         /// own: the clients of OpenAI, AG-UI and the AI SDK break at it. Used with `keep_alive`.
@@ -171,7 +171,7 @@ pub struct EventNameError;
 /// The shortest lease. The margin (see `deadline::margin`) and a slow command would use up a shorter one.
 const SHORTEST_LEASE: Duration = Duration::from_millis(200);
 
-/// The options that are used only with `keep_alive`.
+/// The options that have a use only with `keep_alive`.
 const FOR_KEEP_ALIVE: [&str; 2] = ["stream", "queue_events"];
 
 /// The options that are used only with `blocking = true`.
@@ -252,15 +252,13 @@ impl LockConfig {
         }
     }
 
-    /// Reports options of `table` for event streams that are not kept alive, unless they have their defaults.
+    /// Reports `queue_events` of `table` if no client is kept. `stream` says what clients read, whether they are kept or
+    /// not: presets have it.
     pub(super) fn check_keep_alive(&self, table: &ConfigTable<'_>) {
-        for key in FOR_KEEP_ALIVE {
-            let is_used = self.keep_alive.is_some() || !self.differs_from_default(key);
-            if table.wrote(key) && !is_used {
-                let why =
-                    "is used only with keep_alive: write keep_alive = \"15s\" too, or leave it out";
-                table.note(key, why);
-            }
+        if table.wrote("queue_events") && self.keep_alive.is_none() && self.queue_events.is_some() {
+            let why =
+                "is used only with keep_alive: write keep_alive = \"15s\" too, or leave it out";
+            table.note("queue_events", why);
         }
     }
 

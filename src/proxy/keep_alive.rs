@@ -21,7 +21,7 @@ use http_body_util::{Either, Full};
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::refusal::{ErrorFormat, Refusal, SentenceLanguage};
+use super::refusal::{ErrorFormat, SentenceLanguage, StreamError, UnfitResponse};
 use super::stream::{GuardedBody, ResponseAborted};
 use crate::config::{EventName, StreamKind};
 use crate::lock::WaitPlace;
@@ -84,13 +84,15 @@ enum WaitingStep {
     Turn(TurnFuture),
     /// The backend's event stream.
     Stream {
-        body: OwnBody,
+        body: GuardedBody,
         /// Whether the client has had a part of it.
         has_begun: bool,
     },
-    /// An error of the proxy, or another response of the backend: its first bytes are told.
+    /// An error of the proxy: an event.
+    Refused(Full<Bytes>),
+    /// Another response of the backend: its first bytes are told.
     Other {
-        body: OwnBody,
+        body: GuardedBody,
         head: OtherHead,
     },
     Over,
@@ -98,7 +100,7 @@ enum WaitingStep {
 
 /// What is told of another response than an event stream.
 struct OtherHead {
-    status: StatusCode,
+    why: UnfitResponse,
     /// Its first bytes.
     text: Vec<u8>,
     /// Whether these are no text.
@@ -190,14 +192,24 @@ fn is_event_type(name: &str) -> bool {
     name.trim().eq_ignore_ascii_case("text/event-stream")
 }
 
-/// Whether a response is an event stream without an encoding, so that comments can be written into it.
-pub(super) fn is_event_stream<B>(response: &Response<B>) -> bool {
-    let headers = response.headers();
+/// Why a response can't follow the head of an event stream without an encoding; `None`: it can, and comments can be
+/// written into it.
+pub(super) fn unfit_response<B>(response: &Response<B>) -> Option<UnfitResponse> {
+    let (status, headers) = (response.status(), response.headers());
+    if status.is_client_error() || status.is_server_error() {
+        return Some(UnfitResponse::Failed(status));
+    }
+    if status != StatusCode::OK {
+        return Some(UnfitResponse::OtherStatus(status));
+    }
     let kind = headers
         .get(CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok());
     let name = kind.and_then(|kind| kind.split(';').next());
-    response.status() == StatusCode::OK && name.is_some_and(is_event_type) && !is_encoded(headers)
+    if !name.is_some_and(is_event_type) {
+        return Some(UnfitResponse::OtherType);
+    }
+    is_encoded(headers).then_some(UnfitResponse::Encoded)
 }
 
 /// Whether the headers name an encoding of the body. `identity` is none (RFC 9110 §12.5.3); `none`, which is no
@@ -271,20 +283,23 @@ impl WaitingBody {
 
     /// What the client gets of the turn's own response.
     fn own(response: Response<OwnBody>) -> WaitingStep {
-        let is_backends = matches!(response.body(), Either::Right(_));
-        if is_backends && is_event_stream(&response) {
-            return WaitingStep::Stream {
-                body: response.into_body(),
-                has_begun: false,
-            };
-        }
+        let why = unfit_response(&response);
         let (head, body) = response.into_parts();
-        let head = OtherHead {
-            status: head.status,
-            text: Vec::new(),
-            is_encoded: is_encoded(&head.headers),
-        };
-        WaitingStep::Other { body, head }
+        match (body, why) {
+            (Either::Left(event), _) => WaitingStep::Refused(event),
+            (Either::Right(body), None) => WaitingStep::Stream {
+                body,
+                has_begun: false,
+            },
+            (Either::Right(body), Some(why)) => WaitingStep::Other {
+                body,
+                head: OtherHead {
+                    why,
+                    text: Vec::new(),
+                    is_encoded: is_encoded(&head.headers),
+                },
+            },
+        }
     }
 }
 
@@ -298,48 +313,17 @@ impl OtherHead {
         }
     }
 
-    /// The data of the `error` event. `is_own`: the response is an error of the proxy. `aborted` says why the response
-    /// of the backend broke off, as far as is known.
-    fn error(
-        &self,
-        turn: &WaitingTurn,
-        is_own: bool,
-        aborted: Option<Option<&ResponseAborted>>,
-    ) -> Vec<u8> {
-        let (format, language) = (&turn.format, turn.language);
-        if is_own {
-            // In the route's format already.
-            return self.text.clone();
-        }
-        match aborted {
-            None => {
-                let text = String::from_utf8_lossy(&self.text);
-                format.backend_error(self.status, &text, language)
-            }
-            Some(Some(ResponseAborted::LockLost(loss))) => {
-                let refusal = Refusal::LockLost(*loss).response(format, language);
-                refusal.into_body().into()
-            }
-            Some(Some(error @ ResponseAborted::Silent)) => {
-                format.backend_error(StatusCode::GATEWAY_TIMEOUT, &error.to_string(), language)
-            }
-            Some(Some(ResponseAborted::Backend(_)) | None) => {
-                format.backend_error(StatusCode::BAD_GATEWAY, "the backend broke off", language)
-            }
-        }
+    /// The event that the client gets. `aborted` says why the response broke off; `None`: it is whole.
+    fn event(&self, turn: &WaitingTurn, aborted: Option<&ResponseAborted>) -> Bytes {
+        let error = match aborted {
+            None => StreamError::Unfit(self.why),
+            Some(ResponseAborted::LockLost(loss)) => StreamError::LockLost(*loss),
+            Some(ResponseAborted::Silent) => StreamError::Silent,
+            Some(ResponseAborted::Backend(_)) => StreamError::BrokeOff,
+        };
+        let text = String::from_utf8_lossy(&self.text);
+        error.event(&text, &turn.format, turn.language)
     }
-}
-
-/// An `error` event with this data.
-fn error_event(data: &[u8]) -> Bytes {
-    let mut event = b"event: error\n".to_vec();
-    for line in data.split(|byte| *byte == b'\n') {
-        event.extend_from_slice(b"data: ");
-        event.extend_from_slice(line);
-        event.push(b'\n');
-    }
-    event.push(b'\n');
-    event.into()
 }
 
 impl Body for WaitingBody {
@@ -364,7 +348,12 @@ impl Body for WaitingBody {
                         true => frame.map(without_mark),
                         false => frame,
                     });
-                    return Poll::Ready(frame);
+                    return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+                }
+                WaitingStep::Refused(event) => {
+                    let event = ready!(Pin::new(event).poll_frame(cx));
+                    this.step = WaitingStep::Over;
+                    return Poll::Ready(event.map(|event| event.map_err(Into::into)));
                 }
                 WaitingStep::Other { body, head } => {
                     let aborted = match Pin::new(&mut *body).poll_frame(cx) {
@@ -376,9 +365,7 @@ impl Body for WaitingBody {
                         Poll::Ready(Some(Err(aborted))) => Some(aborted),
                         Poll::Ready(None) => None,
                     };
-                    let is_own = matches!(body, Either::Left(_));
-                    let aborted = aborted.as_ref().map(|error| error.downcast_ref());
-                    let event = error_event(&head.error(&this.turn, is_own, aborted));
+                    let event = head.event(&this.turn, aborted.as_ref());
                     this.step = WaitingStep::Over;
                     return Poll::Ready(Some(Ok(Frame::data(event))));
                 }
@@ -418,7 +405,8 @@ mod tests {
             if let Some(encoding) = encoding {
                 headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
             }
-            assert_eq!(is_event_stream(&response), expected, "{encoding:?}");
+            let fits = unfit_response(&response).is_none();
+            assert_eq!(fits, expected, "{encoding:?}");
         }
     }
 

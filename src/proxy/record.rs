@@ -14,7 +14,7 @@ use http::{HeaderMap, Method, StatusCode, Uri};
 use tokio::time::Instant;
 
 use super::end::End;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, StreamError, UnfitResponse};
 use super::session::{NeededLock, SessionError};
 use crate::config::{Route, Upstream};
 use crate::journal::JournalEvent;
@@ -60,6 +60,10 @@ pub(super) struct RequestRecord {
     status: Option<u16>,
     /// Whether the client's response began while its turn waited.
     is_early: AtomicBool,
+    /// Why the backend's response can't follow that head; `None`: it can, or there is none.
+    unfit: Option<UnfitResponse>,
+    /// The status of the error that is told behind that head; `None`: there is no error.
+    event_status: Option<u16>,
     /// What went wrong, for the operator.
     error: Option<String>,
     /// How the lock was lost; `None`: it wasn't.
@@ -119,6 +123,8 @@ impl RequestRecord {
             no_session: None,
             status: None,
             is_early: AtomicBool::new(false),
+            unfit: None,
+            event_status: None,
             error: None,
             loss: None,
             granted_at: None,
@@ -254,10 +260,10 @@ impl RequestRecord {
         self.is_early.load(Ordering::Relaxed)
     }
 
-    /// The status that the client got; `None`: it got none.
+    /// The status that the client was told, by the head of its response or by an event; `None`: it got none.
     fn told_status(&self) -> Option<u16> {
         match self.is_early() {
-            true => Some(StatusCode::OK.as_u16()),
+            true => self.event_status.or(Some(StatusCode::OK.as_u16())),
             false => self.status,
         }
     }
@@ -271,10 +277,13 @@ impl RequestRecord {
         }
     }
 
-    /// Finishes the record of a request that got an error response with this status and this many bytes, or an
-    /// `error` event in its place.
+    /// Finishes the record of a request that got an error response of this many bytes, or an event in its place, with
+    /// this status.
     pub(super) fn finish_refused(mut self, refusal: &Refusal, status: u16, bytes: u64) {
-        self.status = Some(status);
+        match self.is_early() {
+            true => self.event_status = Some(status),
+            false => self.status = Some(status),
+        }
         self.error = refusal.log_detail();
         if let Refusal::LockLost(loss) = refusal {
             self.loss = Some(*loss);
@@ -287,6 +296,12 @@ impl RequestRecord {
         self.error = Some(reason);
     }
 
+    /// Notes that the backend's response with these headers can't follow the head that its client has got.
+    pub(super) fn note_unfit(&mut self, unfit: UnfitResponse, headers: &HeaderMap) {
+        self.unfit = Some(unfit);
+        self.error = unfit.log_detail(headers);
+    }
+
     /// Finishes the record of a turn that held its lock for `hold` and handed `bytes` of the response's
     /// body to the client's connection.
     pub(super) fn finish_turn(mut self, end: End, hold: Option<Duration>, bytes: u64) {
@@ -296,7 +311,10 @@ impl RequestRecord {
             _ => end,
         };
         self.note_loss(end);
-        let outcome = match end.outcome() {
+        let told = self.unfit.and_then(|unfit| end.told(unfit));
+        self.event_status = told.map(|error| error.status().as_u16());
+        let outcome = told.map_or(end.outcome(), StreamError::outcome);
+        let outcome = match outcome {
             Outcome::Complete if self.no_session.is_some() => Outcome::NoSession,
             outcome => outcome,
         };
@@ -315,7 +333,12 @@ impl RequestRecord {
         self.continued = Some(end.outcome());
         self.note_loss(end);
         let end = match end {
-            End::Complete if has_all && !self.client.is_unacknowledged() => End::Complete,
+            // One whose response can't be handed on gets the error last.
+            End::Complete
+                if has_all && self.unfit.is_none() && !self.client.is_unacknowledged() =>
+            {
+                End::Complete
+            }
             _ => End::Disconnected(None),
         };
         self.finish_turn(end, hold, bytes);
