@@ -252,7 +252,7 @@ const CASES: [Case; 16] = [
             r#"{"model": "m", "conversation": "conv_1", "input": "hi"}"#,
         ],
         route: "openai-responses",
-        skipped: &[],
+        skipped: &[("openai-responses-stream", "when")],
         templates: &[
             (SESSION, "{body:/conversation/id}", "missing", None),
             (SESSION, "{body:/conversation}", "found", Some("conv_1")),
