@@ -65,12 +65,12 @@ async function agUi() {
   agent.messages = [{ id: "1", role: "user", content: "hi" }];
   await behindAnother(session, came, saw, async () => {
     try {
-      const told = {};
+      const told = (saw.told = {});
       const { newMessages } = await agent.runAgent(
         {},
         {
-          onRunErrorEvent: ({ event }) => void ((saw.told = told).event = [event.message, event.code]),
-          onRunFailed: ({ error }) => void ((saw.told = told).failed = error.message),
+          onRunErrorEvent: ({ event }) => void (told.runErrorEvent = [event.message, event.code]),
+          onRunFailed: ({ error }) => void (told.runFailed = error.message),
         },
       );
       saw.shows = newMessages.map((message) => message.content).join("");
