@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use tokio::task::yield_now;
 
-use super::refusal::{StreamError, UnfitResponse};
 use crate::drain::DrainWatch;
 use crate::lock::{LockGuard, LockLoss, LockRelease};
 use crate::outcome::Outcome;
@@ -70,18 +69,6 @@ impl End {
             Self::Disconnected(Some(Ended::DeadlinePassed)) => Outcome::LockLost,
             Self::DrainAborted | Self::Disconnected(Some(Ended::Aborted)) => Outcome::DrainAborted,
             Self::Disconnected(None | Some(Ended::PeerGone)) => Outcome::ClientGone,
-        }
-    }
-
-    /// What the client of an early response is told at this end of a response that can't follow; `None`: nothing, because
-    /// its connection is over.
-    pub(super) fn told(self, unfit: UnfitResponse) -> Option<StreamError> {
-        match self {
-            Self::Complete => Some(StreamError::Unfit(unfit)),
-            Self::UpstreamAborted => Some(StreamError::BrokeOff),
-            Self::IdleTimeout => Some(StreamError::Silent),
-            Self::LockLost(loss) => Some(StreamError::LockLost(loss)),
-            Self::UpstreamTimeout | Self::DrainAborted | Self::Disconnected(_) => None,
         }
     }
 

@@ -6,15 +6,15 @@
 
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{HeaderMap, Method, Uri};
 use tokio::time::Instant;
 
 use super::end::End;
-use super::refusal::{Refusal, StreamError, UnfitResponse};
+use super::refusal::{Refusal, UnfitResponse};
 use super::session::{NeededLock, SessionError};
 use crate::config::{Route, Upstream};
 use crate::journal::JournalEvent;
@@ -32,6 +32,7 @@ pub use sinks::RecordSinks;
 pub(super) use sinks::RouteSinks;
 
 mod access_log;
+mod early_response;
 mod hold_times;
 mod session_watch;
 mod sinks;
@@ -244,30 +245,6 @@ impl RequestRecord {
         }
     }
 
-    /// Notes that the client's response begins while its turn waits. Its connection ends when no byte moves for
-    /// `idle_stream`, as that of any other response.
-    pub(super) fn response_began_early(&self, idle_stream: Duration) {
-        self.is_early.store(true, Ordering::Relaxed);
-        self.client.end_when_silent(idle_stream);
-        self.sinks
-            .routes
-            .route(self.route_index)
-            .response_began_early();
-    }
-
-    /// Whether the client's response began while its turn waited.
-    pub(super) fn is_early(&self) -> bool {
-        self.is_early.load(Ordering::Relaxed)
-    }
-
-    /// The status that the client was told, by the head of its response or by an event; `None`: it got none.
-    fn told_status(&self) -> Option<u16> {
-        match self.is_early() {
-            true => self.event_status.or(Some(StatusCode::OK.as_u16())),
-            false => self.status,
-        }
-    }
-
     /// Notes that the head of the backend's response has arrived.
     pub(super) fn response_began(&mut self, status: u16) {
         self.status = Some(status);
@@ -296,12 +273,6 @@ impl RequestRecord {
         self.error = Some(reason);
     }
 
-    /// Notes that the backend's response with these headers can't follow the head that its client has got.
-    pub(super) fn note_unfit(&mut self, unfit: UnfitResponse, headers: &HeaderMap) {
-        self.unfit = Some(unfit);
-        self.error = unfit.log_detail(headers);
-    }
-
     /// Finishes the record of a turn that held its lock for `hold` and handed `bytes` of the response's
     /// body to the client's connection.
     pub(super) fn finish_turn(mut self, end: End, hold: Option<Duration>, bytes: u64) {
@@ -311,10 +282,7 @@ impl RequestRecord {
             _ => end,
         };
         self.note_loss(end);
-        let told = self.unfit.and_then(|unfit| end.told(unfit));
-        self.event_status = told.map(|error| error.status().as_u16());
-        let outcome = told.map_or(end.outcome(), StreamError::outcome);
-        let outcome = match outcome {
+        let outcome = match self.outcome_told(end) {
             Outcome::Complete if self.no_session.is_some() => Outcome::NoSession,
             outcome => outcome,
         };
@@ -398,6 +366,7 @@ impl RequestRecord {
             fence: self.fence.map(|fence| fence.0),
             outcome,
             status,
+            backend_status: self.status,
             error: self.error.take(),
             loss: self.loss,
             hold,

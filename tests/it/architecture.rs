@@ -171,7 +171,7 @@ const OF_SIBLINGS: &[(&str, &str)] = &[
     ("orphan", "crate::proxy::forward"),
     ("orphan", "crate::proxy::record::RequestRecord"),
     ("record", "crate::proxy::end::End"),
-    ("record", "crate::proxy::refusal::Refusal"),
+    ("record", "crate::proxy::refusal"),
     ("record", "crate::proxy::session::NeededLock"),
     ("record", "crate::proxy::session::SessionError"),
     ("refusal", "crate::proxy::forward::ForwardError"),

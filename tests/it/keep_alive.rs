@@ -1150,6 +1150,17 @@ async fn the_log_and_the_metrics_say_which_responses_began_early() {
         metrics.contains("seriatim_early_responses_total{route=\"chat\"} 9\n"),
         "nine responses began early: {metrics}"
     );
+    let status = operator.get("/status").await.json();
+    let recent = status["recent"].as_array().expect("a list");
+    let unfit = recent
+        .iter()
+        .filter(|event| event["outcome"] == "not_an_event_stream");
+    let statuses: Vec<_> = unfit.map(|event| &event["status"]).collect();
+    assert_eq!(
+        statuses,
+        [502, 502],
+        "operators see them among refusals: {status}"
+    );
     process.signal("TERM");
     let (_, log) = process.end();
     let access = log
