@@ -157,3 +157,90 @@ impl StreamError {
         ErrorContent::new(status, error, detail, None)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn each_failure_of_the_backend_has_plain_words_in_both_languages() {
+        let unfit = StreamError::Unfit;
+        for (error, status, reason, chinese, english) in [
+            (
+                unfit(UnfitResponse::Failed(StatusCode::NOT_FOUND)),
+                404,
+                "upstream_error",
+                "智能体拒绝了请求",
+                "The agent refused the request",
+            ),
+            (
+                unfit(UnfitResponse::Failed(StatusCode::SERVICE_UNAVAILABLE)),
+                503,
+                "upstream_error",
+                "智能体出错了",
+                "The agent failed",
+            ),
+            (
+                unfit(UnfitResponse::OtherStatus(StatusCode::FOUND)),
+                502,
+                "not_an_event_stream",
+                "智能体没有返回事件流",
+                "The agent gave no event stream",
+            ),
+            (
+                unfit(UnfitResponse::OtherType),
+                502,
+                "not_an_event_stream",
+                "智能体没有返回事件流",
+                "The agent gave no event stream",
+            ),
+            (
+                unfit(UnfitResponse::Encoded),
+                502,
+                "not_an_event_stream",
+                "智能体返回了压缩的事件流",
+                "The agent compressed its event stream",
+            ),
+            (
+                StreamError::BrokeOff,
+                502,
+                "upstream_aborted",
+                "智能体中断了响应",
+                "The agent broke off in the middle of its response",
+            ),
+            (
+                StreamError::Silent,
+                504,
+                "idle_timeout",
+                "智能体响应超时",
+                "The agent takes too long",
+            ),
+        ] {
+            for (language, sentence) in [
+                (SentenceLanguage::Chinese, chinese),
+                (SentenceLanguage::English, english),
+            ] {
+                let event = error.event("", &ErrorFormat::default(), language);
+                let event = String::from_utf8(event.into()).unwrap();
+                let data = event.strip_prefix("event: error\ndata: ").unwrap();
+                let data: Value = serde_json::from_str(data).unwrap();
+                assert_eq!(
+                    [&data["error"], &data["reason"], &data["status_code"]],
+                    [
+                        &Value::from(sentence),
+                        &Value::from(reason),
+                        &Value::from(status)
+                    ],
+                    "{error:?}"
+                );
+                assert_eq!(
+                    error.status().as_u16(),
+                    status,
+                    "{error:?}: the record has the same status"
+                );
+            }
+        }
+    }
+}
