@@ -38,6 +38,9 @@ session_id = ["{path:session}"]
 preset = "openai-chat"
 
 [[routes]]
+preset = "openai-responses"
+
+[[routes]]
 preset = "langgraph"
 
 [[routes]]
@@ -61,14 +64,16 @@ session_id = ["{body:/session_id}"]
 #[tokio::test]
 async fn clients_for_python_show_the_same_after_waiting() {
     let seen = Seen::by(Client("waiting_client.py")).await;
-    for client in ["openai_chat", "langgraph"] {
+    for client in ["openai_chat", "openai_responses", "langgraph"] {
         seen.assert_same(client);
     }
-    assert_eq!(
-        seen.failed["openai_chat"]["error"],
-        json!(["APIError", BUSY, "wait_timeout"]),
-        "openai raises the error of the stream"
-    );
+    for client in ["openai_chat", "openai_responses"] {
+        assert_eq!(
+            seen.failed[client]["error"],
+            json!(["APIError", BUSY, "wait_timeout"]),
+            "{client}: openai raises the error of the stream"
+        );
+    }
     assert_eq!(
         seen.failed["langgraph"]["error"],
         json!(["StreamPart", BUSY, 409]),
