@@ -1031,8 +1031,12 @@ async fn behind_a_wait_comments_stand_only_where_an_event_has_ended() {
             let session = format!("{script} {name} {at}");
             let holder = bench.hold(&session).await;
             let request = kept(&session, &format!("{script}:{at}:{name}"));
-            let waiter = bench.wait_kept(&request).await;
+            let mut waiter = bench.client().await;
+            waiter.send(&request).await;
             turns.push((at, session, holder, waiter));
+        }
+        for (_, _, _, waiter) in &mut turns {
+            until(waiter, ": queued ").await;
         }
         for (_, session, holder, _) in &mut turns {
             bench.backend.open_gate(session);
