@@ -81,14 +81,15 @@ pub struct WaitingBody {
 }
 
 enum WaitingStep {
-    /// The turn waits, or runs and has no response yet.
+    /// The turn waits, or runs while the backend has not responded.
     Turn(TurnFuture),
     /// The backend's event stream.
     Stream {
         body: OwnBody,
         mark: MarkFilter,
     },
-    /// An error of the proxy, or another response of the backend: its first bytes are told.
+    /// An error of the proxy, or another response of the backend: its first bytes are told when it has ended. The turn
+    /// runs until then.
     Other {
         body: OwnBody,
         head: OtherHead,
