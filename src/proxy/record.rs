@@ -5,8 +5,8 @@
 //! that goes on without its client.
 
 use std::mem;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
@@ -28,10 +28,12 @@ use crate::trace::{self, RequestTrace, TurnTrace};
 use crate::wire::Bounds;
 use hold_times::RouteHolds;
 
+pub(super) use comments::CommentCounter;
 pub use sinks::RecordSinks;
 pub(super) use sinks::RouteSinks;
 
 mod access_log;
+mod comments;
 mod hold_times;
 mod session_watch;
 mod sinks;
@@ -60,6 +62,8 @@ pub(super) struct RequestRecord {
     status: Option<u16>,
     /// Whether the client's response began while its turn waited.
     is_early: AtomicBool,
+    /// How many comments the client got; unset: none.
+    comments: OnceLock<CommentCounter>,
     /// What went wrong, for the operator.
     error: Option<String>,
     /// How the lock was lost; `None`: it wasn't.
@@ -119,6 +123,7 @@ impl RequestRecord {
             no_session: None,
             status: None,
             is_early: AtomicBool::new(false),
+            comments: OnceLock::new(),
             error: None,
             loss: None,
             granted_at: None,
@@ -252,6 +257,12 @@ impl RequestRecord {
     /// Whether the client's response began while its turn waited.
     pub(super) fn is_early(&self) -> bool {
         self.is_early.load(Ordering::Relaxed)
+    }
+
+    /// Counts the comments that keep the client.
+    pub(super) fn comments(&self) -> &CommentCounter {
+        self.comments
+            .get_or_init(|| CommentCounter::new(&self.sinks, self.route_index))
     }
 
     /// The status that the client got; `None`: it got none.
