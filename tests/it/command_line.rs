@@ -239,6 +239,14 @@ fn completions_and_manual_pages_know_the_commands() {
         Some(1),
         "no such command"
     );
+    for empty in [&["man", ""][..], &["man", "locks", ""], &["options", ""]] {
+        let code = run(empty).status.code();
+        assert_eq!(
+            code,
+            Some(2),
+            "{empty:?}: an empty name is a wrong argument"
+        );
+    }
 }
 
 /// The subcommands of a command, each with what its help says of it.
