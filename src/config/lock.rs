@@ -89,7 +89,7 @@ options! {
         /// all of the route. It matters with `keep_alive`.
         stream: StreamKind = StreamKind::Accept, word(), example "\"sse\"", Live;
         /// The name of the event that tells a waiting client its place, in place of a comment, for a front end of your
-        /// own: the clients of OpenAI, AG-UI and the AI SDK break at it. Used with `keep_alive`.
+        /// own: the clients of OpenAI, AG-UI and the AI SDK break at it. Used with `keep_alive` and `blocking`.
         queue_events: Option<EventName> = None, Optional(text("event name", EventName::parse)),
             unset "a comment", example "\"seriatim.queue\"", Live;
     }
@@ -237,6 +237,7 @@ impl LockConfig {
         let (mut shown, mut options) = (self.show(), self.options.show());
         options.retain(|(key, _)| self.options.blocking || !FOR_WAITERS.contains(key));
         shown.retain(|(key, _)| self.keep_alive.is_some() || !FOR_KEEP_ALIVE.contains(key));
+        shown.retain(|(key, _)| self.keeps_waiting_clients() || *key != "queue_events");
         shown.splice(1..1, options);
         shown
     }
@@ -260,6 +261,26 @@ impl LockConfig {
                 "is used only with keep_alive: write keep_alive = \"15s\" too, or leave it out";
             table.note("queue_events", why);
         }
+    }
+
+    /// Whether a turn may wait for long enough that its client gets comments, or events in their place. A turn that is
+    /// only observed will, once `enforce` is true.
+    pub fn keeps_waiting_clients(&self) -> bool {
+        let longest = self.options.blocking_timeout.unwrap_or(Duration::MAX);
+        self.options.blocking && self.keep_alive.is_some_and(|interval| interval < longest)
+    }
+
+    /// Reports `queue_events` of `table` where no client is kept while its turn waits.
+    pub(super) fn check_queue_events(&self, table: &ConfigTable<'_>) {
+        const KEY: &str = "queue_events";
+        let is_used = self.queue_events.is_none() || self.keeps_waiting_clients();
+        // Without `keep_alive`, that is what is missing.
+        if is_used || self.keep_alive.is_none() || !table.wrote(KEY) {
+            return;
+        }
+        let why = "is used only where a turn waits for longer than keep_alive: write blocking = true, and a \
+                   keep_alive below blocking_timeout, or leave it out";
+        table.note(KEY, why);
     }
 
     /// Reports options that contradict each other.

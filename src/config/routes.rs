@@ -218,6 +218,7 @@ impl TurnConfig {
             turn.lock.check_waiting(table);
         }
         turn.lock.check_keep_alive(table);
+        turn.lock.check_queue_events(table);
         turn.check_ids(table);
         turn.busy = from.busy.clone();
         if let Some(mut busy) = table.take("busy").and_then(ConfigValue::table) {

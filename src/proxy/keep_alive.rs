@@ -21,6 +21,7 @@ use http_body_util::{Either, Full};
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::record::CommentCounter;
 use super::refusal::{ErrorFormat, SentenceLanguage, StreamError, UnfitResponse};
 use super::stream::{GuardedBody, ResponseAborted};
 use crate::config::{EventName, StreamKind};
@@ -51,6 +52,7 @@ enum EarlyStep {
 pub(super) struct WaitingTurn {
     /// The bounds of the client's connection.
     pub(super) client: Bounds,
+    pub(super) comments: CommentCounter,
     /// The time between two comments.
     pub(super) interval: Duration,
     /// The name of the event that has the place; `None`: a comment has it.
@@ -401,6 +403,7 @@ impl Body for WaitingBody {
         }
         ready!(this.timer.as_mut().poll(cx));
         this.turn.client.on_comment();
+        this.turn.comments.sent();
         let next = Instant::now() + this.turn.interval;
         this.timer.as_mut().reset(next);
         Poll::Ready(Some(Ok(Frame::data(this.notice()))))

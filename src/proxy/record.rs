@@ -5,8 +5,8 @@
 //! that goes on without its client.
 
 use std::mem;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
@@ -28,10 +28,12 @@ use crate::trace::{self, RequestTrace, TurnTrace};
 use crate::wire::Bounds;
 use hold_times::RouteHolds;
 
+pub(super) use comments::CommentCounter;
 pub use sinks::RecordSinks;
 pub(super) use sinks::RouteSinks;
 
 mod access_log;
+mod comments;
 mod early_response;
 mod hold_times;
 mod session_watch;
@@ -65,6 +67,8 @@ pub(super) struct RequestRecord {
     unfit: Option<UnfitResponse>,
     /// The status of the error that is told behind that head; `None`: there is no error.
     event_status: Option<u16>,
+    /// How many comments the client got; unset: none.
+    comments: OnceLock<CommentCounter>,
     /// What went wrong, for the operator.
     error: Option<String>,
     /// How the lock was lost; `None`: it wasn't.
@@ -126,6 +130,7 @@ impl RequestRecord {
             is_early: AtomicBool::new(false),
             unfit: None,
             event_status: None,
+            comments: OnceLock::new(),
             error: None,
             loss: None,
             granted_at: None,
@@ -243,6 +248,12 @@ impl RequestRecord {
             (None, Some(turn)) => turn.add_to(headers),
             (None, None) => {}
         }
+    }
+
+    /// Counts the comments that keep the client.
+    pub(super) fn comments(&self) -> &CommentCounter {
+        self.comments
+            .get_or_init(|| CommentCounter::new(&self.sinks, self.route_index))
     }
 
     /// Notes that the head of the backend's response has arrived.

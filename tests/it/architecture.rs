@@ -166,6 +166,7 @@ const OF_SIBLINGS: &[(&str, &str)] = &[
     ("explain", "crate::proxy::route::Candidates"),
     ("explain", "crate::proxy::route::Router"),
     ("explain", "crate::proxy::session"),
+    ("keep_alive", "crate::proxy::record::CommentCounter"),
     ("keep_alive", "crate::proxy::refusal"),
     ("keep_alive", "crate::proxy::stream"),
     ("orphan", "crate::proxy::end"),

@@ -316,7 +316,6 @@ on_malformed = "reject"
 nested_calls = "traceparent"
 keep_alive = "20s"
 stream = "sse"
-queue_events = "seriatim.queue"
 busy = { status = 409, format = "json", error = "busy", retry_after = 86400, explain = false }
 
 [[routes]]
@@ -339,6 +338,9 @@ on_disconnect = "cancel"
 on_missing = "reject"  # a request that names no session or no user is refused as missing_session
 on_malformed = "pass"
 nested_calls = "header"
+keep_alive = "20s"
+stream = "sse"
+queue_events = "seriatim.queue"
 busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0, explain = true }
 
 [[routes]]

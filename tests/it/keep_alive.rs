@@ -1316,13 +1316,25 @@ async fn the_log_and_the_metrics_say_which_responses_began_early() {
         [502, 502],
         "operators see them among refusals: {status}"
     );
+    let counted = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("seriatim_keep_alive_comments_total{route=\"chat\"} "));
+    let counted: u64 = counted.expect("comments").parse().expect("a number");
     process.signal("TERM");
     let (_, log) = process.end();
     let access = log
         .iter()
         .filter(|event| event["target"] == "seriatim::access");
+    let access: Vec<_> = access.filter(|event| event["key"].is_string()).collect();
+    let comments = access.iter().filter_map(|event| event["comments"].as_u64());
+    let comments: Vec<_> = comments.filter(|count| *count > 0).collect();
+    assert_eq!(
+        (comments.len(), comments.iter().sum()),
+        (6, counted),
+        "each client was kept, and the log and the metrics count the same: {access:?}"
+    );
     let mut seen: Vec<_> = access
-        .filter(|event| event["key"].is_string())
+        .iter()
         .map(|event| {
             let early = event["early"].as_bool().unwrap_or_default();
             let error = event["error"].as_str().unwrap_or_default();
@@ -1374,6 +1386,17 @@ async fn comments_are_no_bytes_of_the_turn() {
             _ => SILENT,
         };
         until(&mut waiter, &comment.repeat(3)).await;
+        let name = "seriatim_keep_alive_comments_total{route=\"chat\"}";
+        let before: u64 = bench.app.metric(name).await.parse().expect("a number");
+        let rises = async || {
+            bench
+                .app
+                .metric(name)
+                .await
+                .parse::<u64>()
+                .is_ok_and(|now| now > before)
+        };
+        wait_for_async(rises, "a comment is counted when it is sent").await;
         let is_quiet = async || quietest().await > 1.0;
         wait_for_async(is_quiet, "the turn is quiet while comments move").await;
         waiter.close();
@@ -1392,6 +1415,11 @@ async fn explain_says_whether_a_client_is_kept() {
     for (lock, accept, expected) in [
         ("blocking = true", "text/event-stream", None),
         ("keep_alive = 1", "text/event-stream", None),
+        (
+            "blocking = true\nkeep_alive = 5\nblocking_timeout = 5",
+            "text/event-stream",
+            None,
+        ),
         (
             "blocking = true\nkeep_alive = 1\nenforce = false",
             "text/event-stream",
