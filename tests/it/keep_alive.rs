@@ -1330,7 +1330,7 @@ async fn the_log_and_the_metrics_say_which_responses_began_early() {
     let comments: Vec<_> = comments.filter(|count| *count > 0).collect();
     assert_eq!(
         (comments.len(), comments.iter().sum()),
-        (6, counted),
+        (10, counted),
         "each client was kept, and the log and the metrics count the same: {access:?}"
     );
     let mut seen: Vec<_> = access
