@@ -253,7 +253,7 @@ impl RequestRecord {
     /// Counts the comments that keep the client.
     pub(super) fn comments(&self) -> &CommentCounter {
         self.comments
-            .get_or_init(|| CommentCounter::new(&self.sinks, self.route_index))
+            .get_or_init(|| CommentCounter::new(self.client.clone(), &self.sinks, self.route_index))
     }
 
     /// Notes that the head of the backend's response has arrived.
@@ -265,11 +265,11 @@ impl RequestRecord {
         }
     }
 
-    /// Finishes the record of a request that got an error response of this many bytes, or an event in its place, with
-    /// this status.
+    /// Finishes the record of a request that got an error response with this status and of this many bytes, or an event
+    /// in its place.
     pub(super) fn finish_refused(mut self, refusal: &Refusal, status: u16, bytes: u64) {
         match self.is_early() {
-            true => self.event_status = Some(status),
+            true => self.event_status = Some(refusal.status().as_u16()),
             false => self.status = Some(status),
         }
         self.error = refusal.log_detail();
@@ -312,7 +312,7 @@ impl RequestRecord {
         self.continued = Some(end.outcome());
         self.note_loss(end);
         let end = match end {
-            // One whose response can't be handed on gets the error last.
+            // Behind a response that can't be handed on, the client gets the error last.
             End::Complete
                 if has_all && self.unfit.is_none() && !self.client.is_unacknowledged() =>
             {
