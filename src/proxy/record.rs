@@ -260,9 +260,6 @@ impl RequestRecord {
     pub(super) fn response_began(&mut self, status: u16) {
         self.status = Some(status);
         self.first_byte = Some(self.begun.elapsed());
-        if let Some(trace) = &mut self.trace {
-            trace.response_began();
-        }
     }
 
     /// Finishes the record of a request that got an error response with this status and of this many bytes, or an event
@@ -377,7 +374,8 @@ impl RequestRecord {
             fence: self.fence.map(|fence| fence.0),
             outcome,
             status,
-            backend_status: self.status,
+            // Otherwise it is that of an error response.
+            backend_status: self.status.filter(|_| self.first_byte.is_some()),
             error: self.error.take(),
             loss: self.loss,
             hold,
