@@ -52,6 +52,7 @@ impl fmt::Display for Route {
         };
         lines(f, &turn.show())?;
         let mut lock = turn.lock.show_used();
+        lock.retain(|(key, _)| *key != ONCE_FOR || !turn.once.is_empty());
         for (key, value) in &mut lock {
             if *key == "on_missing" {
                 *value += "  # ";

@@ -116,7 +116,7 @@ pub async fn explain(config: &Config, mut head: Parts, body: Bytes) -> Explained
         _ if is_rejected || !has_backend => refused(&Refusal::NoRoute),
         Err(error) => refused(&Refusal::Session(error)),
         Ok(session) => match session.lock {
-            NeededLock::Session(key) => ExplainedOutcome::Locks(key),
+            NeededLock::Session { key, .. } => ExplainedOutcome::Locks(key),
             NeededLock::Unneeded => ExplainedOutcome::Passes,
             NeededLock::NoSession(_) => ExplainedOutcome::NoSession {
                 code: Outcome::NoSession.as_str(),
