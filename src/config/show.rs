@@ -6,6 +6,7 @@
 use std::fmt;
 
 use super::Config;
+use super::lock::ONCE_FOR;
 use super::option::Options;
 use super::reader;
 use super::routes::Route;
