@@ -191,7 +191,12 @@ impl Route {
             }
         }
         let ids = turn.into_iter();
-        let ids = ids.flat_map(|turn| turn.session_id.iter().chain(&turn.user_id).chain(&turn.once));
+        let ids = ids.flat_map(|turn| {
+            turn.session_id
+                .iter()
+                .chain(&turn.user_id)
+                .chain(&turn.once)
+        });
         let conditions = route.when.iter().map(|condition| &condition.template);
         route.wanted = TemplateFields::from_templates(conditions.chain(ids));
         if route.wanted.pointers.len() > MAX_POINTERS {
