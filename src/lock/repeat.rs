@@ -1,6 +1,6 @@
 //! What the store says of a turn that a request repeats.
 
-use super::{ClaimId, LockHolder};
+use super::{BusySession, ClaimId, LockHolder};
 
 /// Another turn with the once id of a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub struct RepeatedTurn {
     pub state: RepeatedState,
     /// What the lock's value is while the turn holds it; `None`: the turn has ended.
     pub holder: Option<LockHolder>,
+    /// How busy the session is.
+    pub session: BusySession,
 }
 
 /// What a store knows of a turn that a request repeats.
