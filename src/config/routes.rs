@@ -191,7 +191,12 @@ impl Route {
             }
         }
         let ids = turn.into_iter();
-        let ids = ids.flat_map(|turn| turn.session_id.iter().chain(&turn.user_id).chain(&turn.once));
+        let ids = ids.flat_map(|turn| {
+            turn.session_id
+                .iter()
+                .chain(&turn.user_id)
+                .chain(&turn.once)
+        });
         let conditions = route.when.iter().map(|condition| &condition.template);
         route.wanted = TemplateFields::from_templates(conditions.chain(ids));
         if route.wanted.pointers.len() > MAX_POINTERS {
@@ -276,7 +281,8 @@ impl TurnConfig {
             }
             return;
         }
-        if let Some(index) = self.once.iter().position(templates::is_constant) {
+        let constant = self.once.iter().position(templates::is_constant);
+        if let Some(index) = constant.filter(|_| !table.is_wrong("once")) {
             let why = "is the same for every request, so every turn of a session would be a repeat of its first: \
                        leave it out; a turn without a value is never a repeat";
             table.note_item("once", index, why);

@@ -68,7 +68,10 @@ mod tests {
     #[test]
     fn a_once_id_is_what_sha256sum_prints_for_it() {
         // printf %s k1 | sha256sum | cut -c1-32
-        assert_eq!(OnceId::new("k1").as_str(), "6ab9f1eb8f7d3388f4f9d586f66e99fd");
+        assert_eq!(
+            OnceId::new("k1").as_str(),
+            "6ab9f1eb8f7d3388f4f9d586f66e99fd"
+        );
     }
 
     #[test]

@@ -120,7 +120,9 @@ impl Pointer {
             .map(|token| {
                 let from_end = token.strip_prefix('-').filter(|digits| *digits != "1");
                 if from_end.is_some_and(|digits| digits.parse::<u64>().is_ok()) {
-                    return Err(wrong("from the end of a list, only its last element can be named, as -1"));
+                    return Err(wrong(
+                        "from the end of a list, only its last element can be named, as -1",
+                    ));
                 }
                 let mut escapes = token.split('~').skip(1);
                 if !escapes.all(|after| after.starts_with(['0', '1'])) {

@@ -174,9 +174,9 @@ impl<'r> Candidate<'r> {
             CandidateResult::NeedsBodyToTake
             | CandidateResult::NeedsBodyForKey
             | CandidateResult::NeedsBodyForOnce(_) => true,
-            CandidateResult::Taken(_)
-            | CandidateResult::Declined
-            | CandidateResult::Passing(_) => false,
+            CandidateResult::Taken(_) | CandidateResult::Declined | CandidateResult::Passing(_) => {
+                false
+            }
         };
         if !needs_body || matches!(self.content, BodyContent::Unread) {
             return Ok(needed);

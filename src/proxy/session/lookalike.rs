@@ -255,7 +255,10 @@ mod tests {
             let found = WantedName::Member(&pointer).compare(name.as_bytes());
             assert_eq!(found, likeness, "{name}: any element may be the last");
             let min_len = WantedName::Member(&pointer).min_len();
-            assert!(likeness == NameMatch::Other || name.len() >= min_len, "{name} is long enough");
+            assert!(
+                likeness == NameMatch::Other || name.len() >= min_len,
+                "{name} is long enough"
+            );
         }
         let pointer = Pointer::parse("/session_id").expect("a pointer");
         let found = WantedName::Member(&pointer).compare(b"session_id");

@@ -253,8 +253,14 @@ fn minus_one_is_the_last_element_of_an_array() {
     stands!(r#"{"m":[{"id":1},{"ID":2}]}"#, "/m/-1/id" => AMBIGUOUS, "a name in another case");
     stands!(r#"{"m":[{"id":1}],"m":[{"id":1}]}"#, "/m/-1/id" => AMBIGUOUS, "two arrays");
     stands!(r#"[{"id":1,"id":2},{"id":3}]"#, "/-1/id" => Found("3"), "a list as the body has a last element");
-    assert!(pick(br#"{"m":[1,{"a":}]}"#, &parsed(&["/m/-1"])).is_err(), "no JSON");
-    assert!(pick(br#"{"m":[1] 2}"#, &parsed(&["/m/-1/a"])).is_err(), "no JSON behind the array");
+    assert!(
+        pick(br#"{"m":[1,{"a":}]}"#, &parsed(&["/m/-1"])).is_err(),
+        "no JSON"
+    );
+    assert!(
+        pick(br#"{"m":[1] 2}"#, &parsed(&["/m/-1/a"])).is_err(),
+        "no JSON behind the array"
+    );
 }
 
 #[test]
@@ -1073,8 +1079,7 @@ impl Tree {
     /// What a pointer finds in this as a body, which may be a batch of requests.
     fn find_from_top(&self, tokens: &[&str], others: &[&[&str]]) -> Option<Option<&Tree>> {
         let token = tokens[0];
-        let is_index =
-            token == "-1" || token.parse().is_ok_and(|i: usize| i.to_string() == token);
+        let is_index = token == "-1" || token.parse().is_ok_and(|i: usize| i.to_string() == token);
         let has_it = |request: &Tree| match request {
             Tree::Object(members) => members
                 .iter()
