@@ -214,6 +214,11 @@ async fn a_once_id_that_cannot_be_told_is_refused() {
     let long = "k".repeat(41);
     for (headers, body, code) in [
         (&[SESSION, K1, K1][..], "", "ambiguous_key"),
+        (
+            &[SESSION, ("trailer", "idempotency-key")],
+            "",
+            "bad_request",
+        ),
         (&[SESSION, ("idempotency-key", &long)], "", "bad_session_id"),
         (
             &[SESSION, JSON],
@@ -263,14 +268,14 @@ async fn a_request_with_a_once_id_is_read_to_its_end_before_its_lock() {
     let post = |target: &str| Request::post(target).header("x-session-id", "s1");
     let once = |target: &str| post(target).header("idempotency-key", "k1");
     let whole = bench.call(&once("/chat").body(&*large)).await;
-    assert_error_response("a body above max_body", &whole, 413, "payload_too_large");
+    assert_error_response("a body above max_body", &whole, 413, "body_too_large");
     let chunks = [half.as_bytes(), half.as_bytes()];
     let chunked = bench.call(&once("/chat").chunked(&chunks)).await;
     assert_error_response(
         "its length isn't announced",
         &chunked,
         413,
-        "payload_too_large",
+        "body_too_large",
     );
     assert_eq!(bench.backend.requests().len(), 0, "the backend saw nothing");
     // Without an id, nothing has to be read: the route's only template is in the head.
@@ -298,7 +303,11 @@ async fn a_body_that_is_read_for_its_fingerprint_names_its_call() {
     let call = call.chunked(&[br#"{"jsonrpc":"2.0","#, br#""id":"call 7"}"#]);
     let named = async |call: Request| bench.call(&call).await.json()["id"].clone();
     let id = named(call.clone()).await;
-    assert_eq!(id, serde_json::Value::Null, "only for its call, no body of unknown length is read");
+    assert_eq!(
+        id,
+        serde_json::Value::Null,
+        "only for its call, no body of unknown length is read"
+    );
     let id = named(call.header("idempotency-key", "k1")).await;
     assert_eq!(id, "call 7", "the busy response names the call");
     bench.end(held).await;
