@@ -55,6 +55,7 @@ mod no_session;
 mod offers;
 mod older_snapshots;
 mod once;
+mod once_ids;
 mod page;
 mod presets;
 mod queue;
