@@ -316,8 +316,8 @@ impl ExplainReport<'_> {
                 format!("while it waits: an event stream begins, with a comment every {interval}")
             }
             KeptClient::ReadsNoEvents => {
-                "while it waits: its client gets nothing, because the header accept has no \
-                 text/event-stream (or write stream = \"sse\")"
+                "while it waits: its client gets nothing, because the header accept does not ask \
+                 for text/event-stream (or write stream = \"sse\")"
                     .into()
             }
             KeptClient::HasNoBody => {

@@ -24,6 +24,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::refusal::{ErrorFormat, Refusal, SentenceLanguage};
 use super::stream::{GuardedBody, ResponseAborted};
 use crate::config::{EventName, StreamKind};
+use crate::http_syntax::weighted_items;
 use crate::lock::WaitPlace;
 use crate::wire::Bounds;
 
@@ -80,15 +81,15 @@ pub struct WaitingBody {
 }
 
 enum WaitingStep {
-    /// The turn waits, or runs and has no response yet.
+    /// The turn waits, or runs while the backend has not responded.
     Turn(TurnFuture),
     /// The backend's event stream.
     Stream {
         body: OwnBody,
-        /// Whether the client has had a part of it.
-        has_begun: bool,
+        mark: MarkFilter,
     },
-    /// An error of the proxy, or another response of the backend: its first bytes are told.
+    /// An error of the proxy, or another response of the backend: its first bytes are told when it has ended. The turn
+    /// runs until then.
     Other {
         body: OwnBody,
         head: OtherHead,
@@ -104,6 +105,19 @@ struct OtherHead {
     /// Whether these are no text.
     is_encoded: bool,
 }
+
+/// Takes the byte order mark off a stream. The mark counts only at the very beginning (WHATWG HTML, "Parsing an event
+/// stream"). Behind a comment, it would be part of the first event.
+#[derive(Default)]
+struct MarkFilter {
+    /// How many bytes of a mark have arrived, and are held back.
+    held: usize,
+    /// Whether the bytes at the beginning have passed.
+    has_begun: bool,
+}
+
+/// The byte order mark in UTF-8.
+const MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// How many bytes of another response than an event stream its client is told.
 const LONGEST_TEXT: usize = 2048;
@@ -176,8 +190,7 @@ impl EarlyResponse {
 pub(super) fn reads_events(kind: StreamKind, headers: &HeaderMap) -> bool {
     let is_listed = |value: &HeaderValue| {
         let value = value.to_str().unwrap_or_default();
-        let mut types = value.split(',').map(|item| item.split(';').next());
-        types.any(|name| name.is_some_and(is_event_type))
+        weighted_items(value).any(|(name, _)| is_event_type(name))
     };
     match kind {
         StreamKind::Sse => true,
@@ -208,16 +221,6 @@ fn is_encoded(headers: &HeaderMap) -> bool {
         !matches!(&*name, b"" | b"identity" | b"none")
     };
     headers.get_all(CONTENT_ENCODING).iter().any(is_one)
-}
-
-/// A stream's first bytes without a byte order mark, which counts only at the very beginning (WHATWG HTML, "Parsing an
-/// event stream"). Behind a comment, it would be part of the first event.
-fn without_mark(frame: Frame<Bytes>) -> Frame<Bytes> {
-    const MARK: &[u8] = "\u{feff}".as_bytes();
-    frame.map_data(|data| match data.starts_with(MARK) {
-        true => data.slice(MARK.len()..),
-        false => data,
-    })
 }
 
 // === impl WaitingBody ===
@@ -257,12 +260,8 @@ impl WaitingBody {
             }
             None => {
                 let position = place.map(|place| format!(" position={place}"));
-                let seconds = waiting.as_secs();
-                write!(
-                    text,
-                    ": queued{} waiting={seconds}s",
-                    position.unwrap_or_default()
-                )
+                let position = position.unwrap_or_default();
+                write!(text, ": queued{position} waiting={}", duration(waiting))
             }
         };
         text.push_str("\n\n");
@@ -275,7 +274,7 @@ impl WaitingBody {
         if is_backends && is_event_stream(&response) {
             return WaitingStep::Stream {
                 body: response.into_body(),
-                has_begun: false,
+                mark: MarkFilter::default(),
             };
         }
         let (head, body) = response.into_parts();
@@ -285,6 +284,31 @@ impl WaitingBody {
             is_encoded: is_encoded(&head.headers),
         };
         WaitingStep::Other { body, head }
+    }
+}
+
+// === impl MarkFilter ===
+
+impl MarkFilter {
+    /// The next bytes of the stream without the mark. A stream that ends inside the mark has no event, and loses these
+    /// bytes.
+    fn pass(&mut self, data: Bytes) -> Bytes {
+        if self.has_begun {
+            return data;
+        }
+        let left = &MARK[self.held..];
+        let pairs = data.iter().zip(left);
+        let equal = pairs.take_while(|(byte, of_mark)| byte == of_mark).count();
+        if equal == data.len() && equal < left.len() {
+            self.held += equal;
+            return Bytes::new();
+        }
+        self.has_begun = true;
+        match (equal == left.len(), self.held) {
+            (true, _) => data.slice(equal..),
+            (false, 0) => data,
+            (false, held) => [&MARK[..held], &data].concat().into(),
+        }
     }
 }
 
@@ -330,6 +354,14 @@ impl OtherHead {
     }
 }
 
+/// A duration as a comment says it: in whole seconds, below a second in whole milliseconds.
+fn duration(duration: Duration) -> String {
+    match duration.as_secs() {
+        0 => format!("{}ms", duration.as_millis()),
+        seconds => format!("{seconds}s"),
+    }
+}
+
 /// An `error` event with this data.
 fn error_event(data: &[u8]) -> Bytes {
     let mut event = b"event: error\n".to_vec();
@@ -357,14 +389,10 @@ impl Body for WaitingBody {
                     Poll::Ready(response) => this.step = Self::own(response),
                     Poll::Pending => break,
                 },
-                WaitingStep::Stream { body, has_begun } => {
+                WaitingStep::Stream { body, mark } => {
                     let frame = ready!(Pin::new(body).poll_frame(cx));
-                    let is_first = !std::mem::replace(has_begun, true);
-                    let frame = frame.map(|frame| match is_first {
-                        true => frame.map(without_mark),
-                        false => frame,
-                    });
-                    return Poll::Ready(frame);
+                    let pass = |frame: Frame<Bytes>| frame.map_data(|data| mark.pass(data));
+                    return Poll::Ready(frame.map(|frame| frame.map(pass)));
                 }
                 WaitingStep::Other { body, head } => {
                     let aborted = match Pin::new(&mut *body).poll_frame(cx) {
@@ -423,15 +451,62 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_excludes_event_streams_reads_none() {
+        for (accept, expected) in [
+            ("text/event-stream", true),
+            (
+                "application/json, Text/Event-Stream; charset=utf-8; q=0.1",
+                true,
+            ),
+            ("text/event-stream;q=0, */*", false),
+            ("text/event-stream; Q=0.000", false),
+            ("*/*", false),
+            ("text/event-streams", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(ACCEPT, HeaderValue::from_static("application/json"));
+            headers.append(ACCEPT, HeaderValue::from_static(accept));
+            let reads = reads_events(StreamKind::Accept, &headers);
+            assert_eq!(reads, expected, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn a_wait_below_a_second_is_told_in_milliseconds() {
+        for (millis, expected) in [
+            (0, "0ms"),
+            (100, "100ms"),
+            (999, "999ms"),
+            (1000, "1s"),
+            (1999, "1s"),
+            (90_000, "90s"),
+        ] {
+            assert_eq!(duration(Duration::from_millis(millis)), expected);
+        }
+    }
+
+    #[test]
     fn a_byte_order_mark_does_not_follow_comments() {
-        let data = |text: &'static str| Frame::data(Bytes::from_static(text.as_bytes()));
         for (sent, left) in [
             ("\u{feff}data: 1\n\n", "data: 1\n\n"),
+            ("\u{feff}\u{feff}x", "\u{feff}x"),
             ("data: \u{feff}\n\n", "data: \u{feff}\n\n"),
+            // Begins as the mark does.
+            ("\u{fec0}: x\n\n", "\u{fec0}: x\n\n"),
             ("", ""),
         ] {
-            let frame = without_mark(data(sent)).into_data().expect("data");
-            assert_eq!(frame, left);
+            let bytes = Bytes::from_static(sent.as_bytes());
+            // However the stream is cut.
+            for first in 0..=sent.len() {
+                for second in first..=sent.len() {
+                    let mut mark = MarkFilter::default();
+                    let parts = [0..first, first..second, second..sent.len()];
+                    let parts = parts.map(|part| mark.pass(bytes.slice(part)));
+                    let cut = format!("{sent:?} cut at {first} and {second}");
+                    assert_eq!(parts.concat(), left.as_bytes(), "{cut}");
+                }
+            }
         }
     }
 }

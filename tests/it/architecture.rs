@@ -34,7 +34,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "drain", "journal", "key", "lock", "metrics", "redact", "secret",
         ],
     ),
-    ("metrics", &["outcome"]),
+    // Which text format a client asks for.
+    ("metrics", &["http_syntax", "outcome"]),
     ("outcome", &[]),
     ("drain", &[]),
     // Notes the keys of what was refused or lost, and samples what is counted.

@@ -237,6 +237,84 @@ async fn the_place_may_come_as_an_event() {
     assert_eq!(rest, events(2), "the backend's stream follows");
 }
 
+/// Reads until a comment or an event of the queue names no place, or this one.
+async fn until_place(client: &mut Client, place: Option<u32>) {
+    let told = async {
+        loop {
+            let piece = client.piece().await.expect("the turn waits");
+            let text = String::from_utf8(piece).expect("UTF-8");
+            let names = |position: u32| {
+                text.contains(&format!(" position={position} "))
+                    || text.contains(&format!("\"position\":{position},"))
+            };
+            let names_none =
+                text.contains(": queued waiting=") || text.contains("\"position\":null,");
+            if place.map_or(names_none, names) {
+                return;
+            }
+        }
+    };
+    within(&format!("a place {place:?}"), told).await;
+}
+
+#[tokio::test]
+async fn a_place_is_not_told_any_more_when_the_store_is_away() {
+    for events in ["", "queue_events = \"seriatim.queue\"\n"] {
+        let config = format!("{KEPT}{events}{CHAT}");
+        let bench = Setup::new(&config).on_faulty_network().await;
+        let mut holder = bench.hold("s1").await;
+        let mut waiter = bench.client().await;
+        waiter.send(&kept("s1", "chunked:1:0")).await;
+        until_place(&mut waiter, Some(1)).await;
+        bench.network.set(Mode::Blackhole).await;
+        until_place(&mut waiter, None).await;
+        bench.network.set(Mode::Pass).await;
+        until_place(&mut waiter, Some(1)).await;
+        bench.backend.open_gate("s1");
+        holder.answer().await;
+        assert!(waiter.answer().await.whole, "the turn is served");
+    }
+}
+
+/// How long a process is stopped that lets a connection be silent for half a second.
+const STOPPED_FOR: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn a_waiting_client_is_kept_by_a_process_that_was_stopped() {
+    let replicas = Replicas::on_redis().await;
+    let other = replicas.replica("", "[lock]\nblocking = true\n");
+    let lock = format!("{KEPT}[timeouts]\nidle_stream = \"500ms\"\n");
+    let process = replicas.process("", &lock);
+    let mut holder = begin_turn(other.addr(), "s1", "gate").await;
+    until(&mut holder, &event(0)).await;
+    let mut waiter = Client::connect(process.addr()).await;
+    waiter.send(&kept("s1", "chunked:1:0")).await;
+    until(&mut waiter, ": queued ").await;
+    let mut over_h2 = H2::connect(process.addr()).await;
+    let mut request = h2_client::turn("s1", "chunked:1:0");
+    let accept = HeaderValue::from_static("text/event-stream");
+    request.headers_mut().insert("accept", accept);
+    let mut second = over_h2.send(request).await.expect("a head");
+    second.until(": queued ").await;
+    for _ in 0..3 {
+        process.signal("STOP");
+        sleep(STOPPED_FOR).await;
+        process.signal("CONT");
+        until_place(&mut waiter, Some(1)).await;
+    }
+    replicas.backend.open_gate("s1");
+    assert!(holder.answer().await.whole, "the holder isn't affected");
+    let answer = waiter.answer().await;
+    assert_eq!(
+        (split(&answer.text()).1, answer.whole),
+        (events(1), true),
+        "the turn waited on, and was served"
+    );
+    second.rest().await.expect("a whole response");
+    assert_eq!(split(&second.text()).1, events(1), "over HTTP/2 as well");
+    replicas.wait_until_no_keys().await;
+}
+
 #[tokio::test]
 async fn only_a_client_that_can_read_an_event_stream_gets_a_head_early() {
     let bench = Bench::start(&format!("{KEPT}{CHAT}{}", route("/other", ""))).await;
@@ -261,6 +339,10 @@ async fn only_a_client_that_can_read_an_event_stream_gets_a_head_early() {
             .clone()
             .header("accept", "text/event-streams")
             .bytes(bench.app.addr()),
+        plain
+            .clone()
+            .header("accept", "text/event-stream;q=0, */*")
+            .bytes(bench.app.addr()),
         post("POST /chat HTTP/1.0").into_bytes(),
         post("POST /chat HTTP/1.1\r\nconnection: upgrade\r\nupgrade: websocket").into_bytes(),
     ] {
@@ -271,7 +353,7 @@ async fn only_a_client_that_can_read_an_event_stream_gets_a_head_early() {
     }
     // Behind them, a client that is kept gets a comment, and another one.
     let mut last = bench.wait_kept(&kept("s1", "chunked:1:0")).await;
-    until(&mut last, ": queued position=6 ").await;
+    until(&mut last, ": queued position=7 ").await;
     for (bytes, client) in &quiet {
         let request = String::from_utf8_lossy(bytes);
         assert_eq!(
@@ -865,22 +947,51 @@ async fn a_page_of_another_origin_is_kept_once_it_is_known_that_it_can_read_the_
 
 // === while the backend is silent ===
 
+/// What a client got behind the comments of its wait: `stream` with [`SILENT`] in some places. Asserts that these places
+/// are among `ends`, and that the backend's silence at the byte `at` is filled if it is one of them.
+fn assert_silence_filled(case: &str, got: &[u8], stream: &str, at: usize, ends: &[usize]) {
+    let text = std::str::from_utf8(got).unwrap_or_else(|error| panic!("{case}: {error}"));
+    assert_eq!(
+        text.replace(SILENT, ""),
+        stream,
+        "{case}: without the comments it is the backend's stream"
+    );
+    let places: BTreeSet<_> = text
+        .match_indices(SILENT)
+        .map(|(place, _)| text[..place].replace(SILENT, "").len())
+        .collect();
+    assert_eq!(
+        places.contains(&at),
+        ends.contains(&at),
+        "{case}: comments fill the silence, unless it is inside an event"
+    );
+    assert!(
+        places.iter().all(|place| ends.contains(place)),
+        "{case}: no comment is inside an event: {text:?}"
+    );
+}
+
+/// Where comments may stand in this stream.
+fn ends_of_events(stream: &str, eol: &str) -> Vec<usize> {
+    let ends = (0..=stream.len()).filter(|at| {
+        let before = stream.as_bytes().get(..*at).unwrap_or_default();
+        *at == 0 || before.ends_with(format!("{eol}{eol}").as_bytes())
+    });
+    let ends: Vec<usize> = ends.collect();
+    assert_eq!(
+        ends.len(),
+        4,
+        "the beginning, and the ends of two events and a comment"
+    );
+    ends
+}
+
 #[tokio::test]
 async fn comments_stand_only_where_an_event_has_ended() {
     let bench = Bench::start(&format!("[lock]\nkeep_alive = \"100ms\"\n{CHAT}")).await;
     for (name, eol) in [("lf", "\n"), ("crlf", "\r\n")] {
         let stream = stream_with(eol);
-        let ends: Vec<usize> = (0..=stream.len())
-            .filter(|at| {
-                let before = stream.as_bytes().get(..*at).unwrap_or_default();
-                *at == 0 || before.ends_with(format!("{eol}{eol}").as_bytes())
-            })
-            .collect();
-        assert_eq!(
-            ends.len(),
-            4,
-            "the beginning, and the ends of two events and a comment"
-        );
+        let ends = ends_of_events(&stream, eol);
         let mut turns = Vec::new();
         for at in 0..=stream.len() {
             let session = format!("{name} {at}");
@@ -897,27 +1008,71 @@ async fn comments_stand_only_where_an_event_has_ended() {
         for (at, session, mut client) in turns {
             bench.backend.open_gate(&session);
             let answer = client.answer().await;
-            let text = String::from_utf8(answer.body.clone()).expect("UTF-8");
             assert!(answer.whole, "{session}: {answer:?}");
+            assert_silence_filled(&session, &answer.body, &stream, at, &ends);
+        }
+    }
+}
+
+#[tokio::test]
+async fn behind_a_wait_comments_stand_only_where_an_event_has_ended() {
+    let bench = Bench::start(&format!("{KEPT}{CHAT}")).await;
+    for (script, name, eol) in [
+        ("cut", "lf", "\n"),
+        ("cut", "crlf", "\r\n"),
+        ("cut-length", "lf", "\n"),
+    ] {
+        let stream = stream_with(eol);
+        let ends = ends_of_events(&stream, eol);
+        let mut turns = Vec::new();
+        // With all its announced bytes, a response is over.
+        let cuts = stream.len() + usize::from(script == "cut");
+        for at in 0..cuts {
+            let session = format!("{script} {name} {at}");
+            let holder = bench.hold(&session).await;
+            let request = kept(&session, &format!("{script}:{at}:{name}"));
+            let mut waiter = bench.client().await;
+            waiter.send(&request).await;
+            turns.push((at, session, holder, waiter));
+        }
+        for (_, _, _, waiter) in &mut turns {
+            until(waiter, ": queued ").await;
+        }
+        for (_, session, holder, _) in &mut turns {
+            bench.backend.open_gate(session);
+            assert!(holder.answer().await.whole, "{session}: the holder");
+        }
+        for (at, session, _, waiter) in &mut turns {
+            bench.backend.started(session, 2).await;
+            if ends.contains(at) {
+                until(waiter, SILENT).await;
+            }
+        }
+        // Each of the others has been silent for as long and longer.
+        sleep(Duration::from_millis(250)).await;
+        for (at, session, _, mut waiter) in turns {
+            bench.backend.open_gate(&session);
+            let answer = waiter.answer().await;
+            assert!(answer.whole, "{session}: {answer:?}");
+            assert_early_head(&session, &answer);
             assert_eq!(
-                text.replace(SILENT, ""),
-                stream,
-                "{session}: without the comments it is the backend's stream"
+                (
+                    answer.header("content-length"),
+                    answer.header("transfer-encoding")
+                ),
+                (None, Some("chunked")),
+                "{session}: the early head has announced no length"
             );
-            let places: BTreeSet<_> = text
-                .match_indices(SILENT)
-                .map(|(place, _)| text[..place].replace(SILENT, "").len())
-                .collect();
-            let is_silent_there = ends.contains(&at);
-            assert_eq!(
-                places.contains(&at),
-                is_silent_there,
-                "{session}: comments fill the silence, unless it is inside an event"
-            );
-            assert!(
-                places.iter().all(|place| ends.contains(place)),
-                "{session}: no comment is inside an event: {text:?}"
-            );
+            let of_wait = |rest: &[u8]| {
+                let starts = [&b": queued "[..], b": running\n"];
+                starts.iter().any(|start| rest.starts_with(start))
+            };
+            let mut rest = &*answer.body;
+            while of_wait(rest) {
+                let end = rest.windows(2).position(|pair| pair == b"\n\n");
+                rest = &rest[end.expect("the comment ends") + 2..];
+            }
+            assert_silence_filled(&session, rest, &stream, at, &ends);
         }
     }
 }
