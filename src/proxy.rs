@@ -274,7 +274,11 @@ impl Proxy {
                 self.respond(client, answered, record).await
             }
             Err(refusal) => {
-                let mut response = refusal.response(&format, language);
+                let is_early = record.is_early();
+                let mut response = match is_early {
+                    true => Response::new(refusal.event(&format, language)),
+                    false => refusal.response(&format, language),
+                };
                 if let Some(origin) = &origin {
                     let headers = response.headers_mut();
                     self.cors.add_to(headers, origin, record.route_name());
@@ -284,7 +288,11 @@ impl Proxy {
                     headers.insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 let bytes = response.body().len() as u64;
-                record.finish_refused(&refusal, response.status().as_u16(), bytes);
+                let status = match is_early {
+                    true => refusal.status(),
+                    false => response.status(),
+                };
+                record.finish_refused(&refusal, status.as_u16(), bytes);
                 // The client has time to read the response, but not for ever.
                 let idle_stream = self.config.timeouts.idle_stream;
                 client.bounds.end_when_silent(idle_stream);
@@ -528,7 +536,8 @@ impl Proxy {
             orphans,
             upgraded,
         } = answered;
-        let (is_early, is_stream) = (record.is_early(), keep_alive::is_event_stream(&response));
+        let unfit = keep_alive::unfit_response(&response);
+        let (is_early, is_stream) = (record.is_early(), unfit.is_none());
         // Nothing of another response passes behind an early head. What is told of it follows when the turn is over,
         // even if that is so because the lock was lost.
         if let Some(deadline) = held.as_ref().and_then(LockGuard::deadline)
@@ -551,11 +560,8 @@ impl Proxy {
             return Response::from_parts(head, Either::Left(Full::default()));
         }
         let (head, body) = response.into_parts();
-        if is_early && !is_stream {
-            record.note_error(format!(
-                "no event stream, but status {}",
-                head.status.as_u16()
-            ));
+        if let Some(unfit) = unfit.filter(|_| is_early) {
+            record.note_unfit(unfit, &head.headers);
         }
         let filled = FilledResponse {
             is_stream,

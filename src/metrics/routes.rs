@@ -35,6 +35,7 @@ pub struct RouteMetrics {
     hold: OnceLock<Histogram>,
     first_byte: OnceLock<Histogram>,
     early: OnceLock<Counter>,
+    comments: OnceLock<Counter>,
     turns: AtomicU64,
 }
 
@@ -57,6 +58,7 @@ pub(super) struct RouteFamilies {
     hold: Family<RouteLabels, Histogram, fn() -> Histogram>,
     first_byte: Family<RouteLabels, Histogram, fn() -> Histogram>,
     early: Family<RouteLabels, Counter>,
+    comments: Family<RouteLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -111,6 +113,7 @@ impl RouteMetrics {
             hold: OnceLock::new(),
             first_byte: OnceLock::new(),
             early: OnceLock::new(),
+            comments: OnceLock::new(),
             turns: AtomicU64::new(0),
         }
     }
@@ -122,8 +125,17 @@ impl RouteMetrics {
 
     /// Counts a response that begins while its turn waits.
     pub fn response_began_early(&self) {
-        let counter = self.early.get_or_init(|| {
-            self.families.early.get_or_create_owned(&RouteLabels {
+        self.count(&self.early, &self.families.early);
+    }
+
+    /// Counts a comment that keeps a client, or an event in its place.
+    pub fn comment_sent(&self) {
+        self.count(&self.comments, &self.families.comments);
+    }
+
+    fn count(&self, counter: &OnceLock<Counter>, family: &Family<RouteLabels, Counter>) {
+        let counter = counter.get_or_init(|| {
+            family.get_or_create_owned(&RouteLabels {
                 route: Arc::clone(&self.name),
             })
         });
@@ -192,6 +204,7 @@ impl RouteFamilies {
             hold: Family::new_with_constructor(holds),
             first_byte: Family::new_with_constructor(first_bytes),
             early: Family::default(),
+            comments: Family::default(),
         };
         registry.register(
             "requests",
@@ -217,6 +230,11 @@ impl RouteFamilies {
             "early_responses",
             "Responses that began while their turns waited in the queue",
             Family::clone(&families.early),
+        );
+        registry.register(
+            "keep_alive_comments",
+            "Comments, and events in their place, that kept clients while nothing else was sent",
+            Family::clone(&families.comments),
         );
         Arc::new(families)
     }

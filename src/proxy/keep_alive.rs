@@ -21,7 +21,8 @@ use http_body_util::{Either, Full};
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::refusal::{ErrorFormat, Refusal, SentenceLanguage};
+use super::record::CommentCounter;
+use super::refusal::{ErrorFormat, SentenceLanguage, StreamError, UnfitResponse};
 use super::stream::{GuardedBody, ResponseAborted};
 use crate::config::{EventName, StreamKind};
 use crate::http_syntax::weighted_items;
@@ -51,6 +52,7 @@ enum EarlyStep {
 pub(super) struct WaitingTurn {
     /// The bounds of the client's connection.
     pub(super) client: Bounds,
+    pub(super) comments: CommentCounter,
     /// The time between two comments.
     pub(super) interval: Duration,
     /// The name of the event that has the place; `None`: a comment has it.
@@ -85,13 +87,14 @@ enum WaitingStep {
     Turn(TurnFuture),
     /// The backend's event stream.
     Stream {
-        body: OwnBody,
+        body: GuardedBody,
         mark: MarkFilter,
     },
-    /// An error of the proxy, or another response of the backend: its first bytes are told when it has ended. The turn
-    /// runs until then.
+    /// An error of the proxy: an event.
+    Refused(Full<Bytes>),
+    /// Another response of the backend: its first bytes are told when it has ended. The turn runs until then.
     Other {
-        body: OwnBody,
+        body: GuardedBody,
         head: OtherHead,
     },
     Over,
@@ -99,7 +102,7 @@ enum WaitingStep {
 
 /// What is told of another response than an event stream.
 struct OtherHead {
-    status: StatusCode,
+    why: UnfitResponse,
     /// Its first bytes.
     text: Vec<u8>,
     /// Whether these are no text.
@@ -203,14 +206,24 @@ fn is_event_type(name: &str) -> bool {
     name.trim().eq_ignore_ascii_case("text/event-stream")
 }
 
-/// Whether a response is an event stream without an encoding, so that comments can be written into it.
-pub(super) fn is_event_stream<B>(response: &Response<B>) -> bool {
-    let headers = response.headers();
+/// Why a response can't follow the head of an event stream without an encoding; `None`: it can, and comments can be
+/// written into it.
+pub(super) fn unfit_response<B>(response: &Response<B>) -> Option<UnfitResponse> {
+    let (status, headers) = (response.status(), response.headers());
+    if status.is_client_error() || status.is_server_error() {
+        return Some(UnfitResponse::Failed(status));
+    }
+    if status != StatusCode::OK {
+        return Some(UnfitResponse::OtherStatus(status));
+    }
     let kind = headers
         .get(CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok());
     let name = kind.and_then(|kind| kind.split(';').next());
-    response.status() == StatusCode::OK && name.is_some_and(is_event_type) && !is_encoded(headers)
+    if !name.is_some_and(is_event_type) {
+        return Some(UnfitResponse::OtherType);
+    }
+    is_encoded(headers).then_some(UnfitResponse::Encoded)
 }
 
 /// Whether the headers name an encoding of the body. `identity` is none (RFC 9110 §12.5.3); `none`, which is no
@@ -270,20 +283,23 @@ impl WaitingBody {
 
     /// What the client gets of the turn's own response.
     fn own(response: Response<OwnBody>) -> WaitingStep {
-        let is_backends = matches!(response.body(), Either::Right(_));
-        if is_backends && is_event_stream(&response) {
-            return WaitingStep::Stream {
-                body: response.into_body(),
-                mark: MarkFilter::default(),
-            };
-        }
+        let why = unfit_response(&response);
         let (head, body) = response.into_parts();
-        let head = OtherHead {
-            status: head.status,
-            text: Vec::new(),
-            is_encoded: is_encoded(&head.headers),
-        };
-        WaitingStep::Other { body, head }
+        match (body, why) {
+            (Either::Left(event), _) => WaitingStep::Refused(event),
+            (Either::Right(body), None) => WaitingStep::Stream {
+                body,
+                mark: MarkFilter::default(),
+            },
+            (Either::Right(body), Some(why)) => WaitingStep::Other {
+                body,
+                head: OtherHead {
+                    why,
+                    text: Vec::new(),
+                    is_encoded: is_encoded(&head.headers),
+                },
+            },
+        }
     }
 }
 
@@ -322,35 +338,16 @@ impl OtherHead {
         }
     }
 
-    /// The data of the `error` event. `is_own`: the response is an error of the proxy. `aborted` says why the response
-    /// of the backend broke off, as far as is known.
-    fn error(
-        &self,
-        turn: &WaitingTurn,
-        is_own: bool,
-        aborted: Option<Option<&ResponseAborted>>,
-    ) -> Vec<u8> {
-        let (format, language) = (&turn.format, turn.language);
-        if is_own {
-            // In the route's format already.
-            return self.text.clone();
-        }
-        match aborted {
-            None => {
-                let text = String::from_utf8_lossy(&self.text);
-                format.backend_error(self.status, &text, language)
-            }
-            Some(Some(ResponseAborted::LockLost(loss))) => {
-                let refusal = Refusal::LockLost(*loss).response(format, language);
-                refusal.into_body().into()
-            }
-            Some(Some(error @ ResponseAborted::Silent)) => {
-                format.backend_error(StatusCode::GATEWAY_TIMEOUT, &error.to_string(), language)
-            }
-            Some(Some(ResponseAborted::Backend(_)) | None) => {
-                format.backend_error(StatusCode::BAD_GATEWAY, "the backend broke off", language)
-            }
-        }
+    /// The event that the client gets. `aborted` says why the response broke off; `None`: it is whole.
+    fn event(&self, turn: &WaitingTurn, aborted: Option<&ResponseAborted>) -> Bytes {
+        let error = match aborted {
+            None => StreamError::Unfit(self.why),
+            Some(ResponseAborted::LockLost(loss)) => StreamError::LockLost(*loss),
+            Some(ResponseAborted::Silent) => StreamError::Silent,
+            Some(ResponseAborted::Backend(_)) => StreamError::BrokeOff,
+        };
+        let text = String::from_utf8_lossy(&self.text);
+        error.event(&text, &turn.format, turn.language)
     }
 }
 
@@ -360,18 +357,6 @@ fn duration(duration: Duration) -> String {
         0 => format!("{}ms", duration.as_millis()),
         seconds => format!("{seconds}s"),
     }
-}
-
-/// An `error` event with this data.
-fn error_event(data: &[u8]) -> Bytes {
-    let mut event = b"event: error\n".to_vec();
-    for line in data.split(|byte| *byte == b'\n') {
-        event.extend_from_slice(b"data: ");
-        event.extend_from_slice(line);
-        event.push(b'\n');
-    }
-    event.push(b'\n');
-    event.into()
 }
 
 impl Body for WaitingBody {
@@ -392,7 +377,12 @@ impl Body for WaitingBody {
                 WaitingStep::Stream { body, mark } => {
                     let frame = ready!(Pin::new(body).poll_frame(cx));
                     let pass = |frame: Frame<Bytes>| frame.map_data(|data| mark.pass(data));
-                    return Poll::Ready(frame.map(|frame| frame.map(pass)));
+                    return Poll::Ready(frame.map(|frame| frame.map(pass).map_err(Into::into)));
+                }
+                WaitingStep::Refused(event) => {
+                    let event = ready!(Pin::new(event).poll_frame(cx));
+                    this.step = WaitingStep::Over;
+                    return Poll::Ready(event.map(|event| event.map_err(Into::into)));
                 }
                 WaitingStep::Other { body, head } => {
                     let aborted = match Pin::new(&mut *body).poll_frame(cx) {
@@ -404,9 +394,7 @@ impl Body for WaitingBody {
                         Poll::Ready(Some(Err(aborted))) => Some(aborted),
                         Poll::Ready(None) => None,
                     };
-                    let is_own = matches!(body, Either::Left(_));
-                    let aborted = aborted.as_ref().map(|error| error.downcast_ref());
-                    let event = error_event(&head.error(&this.turn, is_own, aborted));
+                    let event = head.event(&this.turn, aborted.as_ref());
                     this.step = WaitingStep::Over;
                     return Poll::Ready(Some(Ok(Frame::data(event))));
                 }
@@ -415,6 +403,7 @@ impl Body for WaitingBody {
         }
         ready!(this.timer.as_mut().poll(cx));
         this.turn.client.on_comment();
+        this.turn.comments.sent();
         let next = Instant::now() + this.turn.interval;
         this.timer.as_mut().reset(next);
         Poll::Ready(Some(Ok(Frame::data(this.notice()))))
@@ -446,7 +435,8 @@ mod tests {
             if let Some(encoding) = encoding {
                 headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
             }
-            assert_eq!(is_event_stream(&response), expected, "{encoding:?}");
+            let fits = unfit_response(&response).is_none();
+            assert_eq!(fits, expected, "{encoding:?}");
         }
     }
 

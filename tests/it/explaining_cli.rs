@@ -252,7 +252,7 @@ const CASES: [Case; 16] = [
             r#"{"model": "m", "conversation": "conv_1", "input": "hi"}"#,
         ],
         route: "openai-responses",
-        skipped: &[],
+        skipped: &[("openai-responses-stream", "when")],
         templates: &[
             (SESSION, "{body:/conversation/id}", "missing", None),
             (SESSION, "{body:/conversation}", "found", Some("conv_1")),
@@ -401,6 +401,40 @@ const CASES: [Case; 16] = [
         key: Some("lock:session:unknown:anna"),
     },
 ];
+
+#[test]
+fn what_keeps_a_client_is_explained() {
+    let comment = "while it waits: an event stream begins, with a comment every 5s\n";
+    let event = "while it waits: an event stream begins, with an event my.queue every 5s\n";
+    let running = "while it runs: a comment every 5s if the backend's event stream is silent\n";
+    for (lock, expected, others) in [
+        ("blocking = true", [comment, running], &["my.queue"][..]),
+        (
+            "blocking = true\nqueue_events = \"my.queue\"",
+            [event, running],
+            &[comment],
+        ),
+        ("blocking = false", ["", running], &["while it waits"]),
+        (
+            "blocking = true\nblocking_timeout = 5",
+            ["", running],
+            &["while it waits"],
+        ),
+    ] {
+        let folder = Folder::with(&format!(
+            "[lock]\nkeep_alive = 5\n{lock}\n[[routes]]\nsession_id = [\"{{query:s}}\"]\n"
+        ));
+        let accept = "accept: text/event-stream";
+        let output = folder.explain(&["--path", "/?s=1", "-H", accept], "");
+        let text = text(&output);
+        for line in expected {
+            assert!(text.contains(line), "{lock}: {line} in {text}");
+        }
+        for other in others {
+            assert!(!text.contains(other), "{lock}: no {other} in {text}");
+        }
+    }
+}
 
 #[test]
 fn requests_of_presets_are_explained_by_route_templates_and_key() {

@@ -465,21 +465,33 @@ async fn a_kept_turn_asks_for_no_encoding() {
 
 #[tokio::test]
 async fn another_response_of_the_backend_becomes_an_error_event() {
+    let (failed, refused) = ("智能体出错了", "智能体拒绝了请求");
     let no_stream = "智能体没有返回事件流";
+    let (error, unfit) = ("upstream_error", "not_an_event_stream");
     let long = "x".repeat(5000);
-    for (script, header, status, error, detail) in [
-        ("status:500:it broke", "", 500, no_stream, "it broke"),
+    for (script, header, status, reason, sentence, detail) in [
+        ("status:500:it broke", "", 500, error, failed, "it broke"),
         (
             "status:422:{\"a\":\"b\\nc\"}",
             "",
             422,
-            no_stream,
+            error,
+            refused,
             "{\"a\":\"b\\nc\"}",
+        ),
+        (
+            "status:503:x",
+            "content-encoding: gzip",
+            503,
+            error,
+            failed,
+            "the backend answered with status 503",
         ),
         (
             "nocontent",
             "",
             502,
+            unfit,
             no_stream,
             "the backend answered with status 204",
         ),
@@ -487,27 +499,51 @@ async fn another_response_of_the_backend_becomes_an_error_event() {
             "empty",
             "",
             502,
+            unfit,
             no_stream,
             "the backend answered with status 200",
         ),
-        (&format!("plain:{long}"), "", 502, no_stream, &long[..2048]),
+        (
+            &format!("plain:{long}"),
+            "",
+            502,
+            unfit,
+            no_stream,
+            &long[..2048],
+        ),
         (
             "chunked:2:0",
             "content-encoding: gzip",
             502,
-            no_stream,
-            "the backend answered with status 200",
+            unfit,
+            "智能体返回了压缩的事件流",
+            "the backend's event stream has a content encoding",
         ),
-        ("break-length", "", 502, no_stream, "the backend broke off"),
+        (
+            "break-length",
+            "",
+            502,
+            "upstream_aborted",
+            "智能体中断了响应",
+            "the backend broke off",
+        ),
         (
             "hang-text",
             "",
             504,
-            no_stream,
+            "idle_timeout",
+            "智能体响应超时",
             "the backend was silent for too long",
         ),
-        ("hang", "", 504, "智能体响应超时", ""),
-        ("close", "", 502, "智能体没有响应", ""),
+        ("hang", "", 504, "upstream_timeout", "智能体响应超时", ""),
+        (
+            "close",
+            "",
+            502,
+            "upstream_unreachable",
+            "智能体没有响应",
+            "",
+        ),
     ] {
         let timeouts = "[timeouts]\nidle_stream = \"600ms\"\nresponse_head = \"600ms\"\n";
         let bench = Bench::start(&format!("{KEPT}{CHAT}{timeouts}")).await;
@@ -529,7 +565,11 @@ async fn another_response_of_the_backend_becomes_an_error_event() {
             (&json!(status), &json!(false)),
             "{script}: the status: {data}"
         );
-        assert_eq!(data["error"], error, "{script}: {data}");
+        assert_eq!(
+            (&data["error"], &data["reason"]),
+            (&json!(sentence), &json!(reason)),
+            "{script}: {data}"
+        );
         if !detail.is_empty() {
             assert_eq!(data["detail"], detail, "{script}: {data}");
         }
@@ -553,7 +593,15 @@ async fn comments_go_on_while_another_response_is_read() {
         "an operator releases the lock: {freed:?}"
     );
     let data = error_of("a lost lock", &waiter.answer().await);
-    assert_eq!(data["status_code"], 503, "the lock was lost: {data}");
+    assert_eq!(
+        (
+            &data["status_code"],
+            &data["reason"],
+            &data["retry_after_ms"]
+        ),
+        (&json!(503), &json!("lock_lost"), &json!(1000)),
+        "the lock was lost: {data}"
+    );
     assert_ne!(
         data["detail"], "first words",
         "and the agent is not to blame: {data}"
@@ -569,21 +617,73 @@ async fn release(app: &App, session: &str) -> Answer {
 
 #[tokio::test]
 async fn an_error_of_the_queue_becomes_an_error_event() {
-    for format in ["json", "json-rpc", "openai"] {
-        let config =
-            format!("{KEPT}blocking_timeout = \"400ms\"\n[busy]\nformat = \"{format}\"\n{CHAT}");
+    for (busy, place, reason, members) in [
+        (
+            "",
+            "",
+            "/reason",
+            ["retry_after_ms", "busy_since", "queue"].as_slice(),
+        ),
+        ("explain = false", "", "/reason", &[]),
+        ("format = \"json-rpc\"", "/error/data", "/reason", &[]),
+        ("format = \"openai\"", "", "/error/code", &[]),
+    ] {
+        let config = format!("{KEPT}blocking_timeout = \"400ms\"\n[busy]\n{busy}\n{CHAT}");
         let bench = Bench::start(&config).await;
         let _holder = bench.hold("s1").await;
         let answer = bench.client().await.call(&kept("s1", "plain:x")).await;
-        let data = error_of(format, &answer);
-        let place = match format {
-            "json-rpc" => "/error/data/status_code",
-            _ => "/status_code",
-        };
+        let data = error_of(busy, &answer);
+        let content = data.pointer(place).expect("the contract's members");
         assert_eq!(
-            data.pointer(place),
-            Some(&json!(429)),
-            "{format}: a turn that waited too long: {data}"
+            (content.pointer("/status_code"), content.pointer(reason)),
+            (Some(&json!(429)), Some(&json!("wait_timeout"))),
+            "{busy}: a turn that waited too long: {data}"
+        );
+        for member in ["retry_after_ms", "busy_since", "queue"] {
+            assert_eq!(
+                content.get(member).is_some(),
+                members.contains(&member),
+                "{busy}: `explain` decides on {member}: {data}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_error_inside_a_stream_is_one_of_the_protocol() {
+    let text = "的".repeat(2000);
+    for (format, expected) in [
+        (
+            "ai-sdk",
+            format!("data: {{\"type\":\"error\",\"errorText\":\"{text}\"}}\n\n"),
+        ),
+        (
+            "ag-ui",
+            format!(
+                "data: {{\"type\":\"RUN_ERROR\",\"message\":\"{text}\",\"code\":\"wait_timeout\"}}\n\n"
+            ),
+        ),
+    ] {
+        let busy = format!("format = \"{format}\"\nerror = \"{text}\"");
+        let config =
+            format!("{KEPT}blocking_timeout = \"400ms\"\nmax_waiters = 1\n[busy]\n{busy}\n{CHAT}");
+        let bench = Bench::start(&config).await;
+        let _holder = bench.hold("s1").await;
+        let mut waiter = bench.wait_kept(&kept("s1", "plain:x")).await;
+        let full = bench.call(&kept("s1", "plain:x")).await;
+        assert_error_response(format, &full, 429, "queue_full");
+        let json = full.json();
+        assert_eq!(
+            (&json["error"], json["retry_after_ms"].is_u64()),
+            (&json!(text), true),
+            "{format}: the body of a response is that of `json`: {json}"
+        );
+        let answer = waiter.answer().await;
+        let (_, rest) = split(&answer.text());
+        assert_eq!(
+            (&rest, answer.whole),
+            (&expected, true),
+            "{format}: an event without a name, whole however long its sentence is"
         );
     }
 }
@@ -634,7 +734,15 @@ async fn a_kept_client_is_told_that_an_operator_took_its_turn_out_of_the_queue()
     let taken = operator.call(&Request::new("DELETE", target)).await;
     assert_eq!(taken.status, 200, "an operator takes it out: {taken:?}");
     let data = error_of("dequeued", &waiter.answer().await);
-    assert_eq!(data["status_code"], 409, "it was taken out: {data}");
+    assert_eq!(
+        (
+            &data["status_code"],
+            &data["reason"],
+            data.get("retry_after_ms")
+        ),
+        (&json!(409), &json!("dequeued"), None),
+        "it was taken out: {data}"
+    );
 }
 
 #[tokio::test]
@@ -649,6 +757,11 @@ async fn a_kept_client_is_told_that_the_process_stops() {
     process.signal("TERM");
     let data = error_of("draining", &waiter.answer().await);
     assert_eq!(
+        (&data["reason"], &data["retry_after_ms"]),
+        (&json!("draining"), &json!(1000)),
+        "what the headers of a response would say: {data}"
+    );
+    assert_eq!(
         data["status_code"], 503,
         "another replica can serve it: {data}"
     );
@@ -660,8 +773,8 @@ async fn a_kept_client_is_told_that_the_process_stops() {
     let told = told.expect("the access log has the waiter");
     assert_eq!(
         (&told["status"], &told["early"]),
-        (&json!(200), &json!(true)),
-        "the log has the status that the client got: {told}"
+        (&json!(503), &json!(true)),
+        "the log has the status that the client was told: {told}"
     );
     replicas.wait_until_no_keys().await;
 }
@@ -675,6 +788,11 @@ async fn a_kept_client_is_told_that_the_store_did_not_come_back() {
     bench.network.set(Mode::Reset).await;
     until(&mut waiter, ": queued waiting=1s").await;
     let data = error_of("the store is lost", &waiter.answer().await);
+    assert_eq!(
+        (&data["reason"], &data["retry_after_ms"]),
+        (&json!("store_unavailable"), &json!(1000)),
+        "what the headers of a response would say: {data}"
+    );
     assert_eq!(data["status_code"], 503, "the store failed: {data}");
     bench.network.set(Mode::Pass).await;
 }
@@ -1147,7 +1265,17 @@ async fn the_log_and_the_metrics_say_which_responses_began_early() {
     let mut holder = begin_turn(process.addr(), "s1", "gate").await;
     until(&mut holder, &event(0)).await;
     let mut waiters = Vec::new();
-    for script in ["chunked:1:0", "status:500:x", "close", "gate", "-"] {
+    for script in [
+        "chunked:1:0",
+        "status:500:x",
+        "status:404:x",
+        "plain:x",
+        "nocontent",
+        "break-length",
+        "close",
+        "gate",
+        "-",
+    ] {
         let mut client = Client::connect(process.addr()).await;
         client.send(&kept("s1", script)).await;
         until(&mut client, ": queued ").await;
@@ -1155,57 +1283,90 @@ async fn the_log_and_the_metrics_say_which_responses_began_early() {
     }
     // One leaves while it waits, another while it runs.
     waiters.pop().expect("the last one").close();
-    wait_for_queue_length(&replicas.redis, "s1", 4).await;
+    wait_for_queue_length(&replicas.redis, "s1", 8).await;
     let leaver = waiters.pop().expect("the one before");
     replicas.backend.open_gate("s1");
     assert!(holder.answer().await.whole, "the holder isn't affected");
     for mut waiter in waiters {
         assert!(waiter.answer().await.whole, "each response is complete");
     }
-    replicas.backend.started("s1", 5).await;
+    replicas.backend.started("s1", 9).await;
     leaver.close();
     replicas.wait_until_no_keys().await;
-    let metrics = Client::connect(process.admin())
-        .await
-        .get("/metrics")
-        .await
-        .text();
+    let mut operator = Client::connect(process.admin()).await;
+    let metrics = operator.get("/metrics").await.text();
     assert!(
-        metrics.contains("seriatim_early_responses_total{route=\"chat\"} 5\n"),
-        "five responses began early: {metrics}"
+        metrics.contains(
+            "seriatim_requests_total{route=\"chat\",outcome=\"not_an_event_stream\"} 2\n"
+        ),
+        "a response that can't be handed on has an outcome of its own: {metrics}"
     );
+    assert!(
+        metrics.contains("seriatim_early_responses_total{route=\"chat\"} 9\n"),
+        "nine responses began early: {metrics}"
+    );
+    let status = operator.get("/status").await.json();
+    let recent = status["recent"].as_array().expect("a list");
+    let unfit = recent
+        .iter()
+        .filter(|event| event["outcome"] == "not_an_event_stream");
+    let statuses: Vec<_> = unfit.map(|event| &event["status"]).collect();
+    assert_eq!(
+        statuses,
+        [502, 502],
+        "operators see them among refusals: {status}"
+    );
+    let counted = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("seriatim_keep_alive_comments_total{route=\"chat\"} "));
+    let counted: u64 = counted.expect("comments").parse().expect("a number");
     process.signal("TERM");
     let (_, log) = process.end();
     let access = log
         .iter()
         .filter(|event| event["target"] == "seriatim::access");
+    let access: Vec<_> = access.filter(|event| event["key"].is_string()).collect();
+    let comments = access.iter().filter_map(|event| event["comments"].as_u64());
+    let comments: Vec<_> = comments.filter(|count| *count > 0).collect();
+    assert_eq!(
+        (comments.len(), comments.iter().sum()),
+        (10, counted),
+        "each client was kept, and the log and the metrics count the same: {access:?}"
+    );
     let mut seen: Vec<_> = access
-        .filter(|event| event["key"].is_string())
+        .iter()
         .map(|event| {
             let early = event["early"].as_bool().unwrap_or_default();
             let error = event["error"].as_str().unwrap_or_default();
             let status = event["status"].as_u64().unwrap_or_default();
             let outcome = event["outcome"].as_str().expect("an outcome");
-            (
-                outcome.to_owned(),
-                status,
-                early,
-                error.contains("no event stream, but status 500"),
-            )
+            (outcome, status, early, error)
         })
         .collect();
     seen.sort();
+    // The causes of these two are told elsewhere.
+    for (outcome, _, _, error) in &mut seen {
+        if ["upstream_aborted", "upstream_unreachable"].contains(outcome) {
+            assert!(!error.is_empty(), "the log has the cause of {outcome}");
+            *error = "";
+        }
+    }
     let expected = [
-        ("client_gone", 200, true, false),
-        ("client_gone", 200, true, false),
-        ("complete", 200, false, false),
-        ("complete", 200, true, false),
-        ("complete", 200, true, true),
-        ("upstream_unreachable", 200, true, false),
+        ("client_gone", 200, true, ""),
+        ("client_gone", 200, true, ""),
+        ("complete", 200, false, ""),
+        ("complete", 200, true, ""),
+        ("complete", 404, true, ""),
+        ("complete", 500, true, ""),
+        ("not_an_event_stream", 502, true, "content type text/plain"),
+        ("not_an_event_stream", 502, true, "status 204"),
+        ("upstream_aborted", 502, true, ""),
+        ("upstream_unreachable", 502, true, ""),
     ];
-    let expected =
-        expected.map(|(outcome, status, early, error)| (outcome.to_owned(), status, early, error));
-    assert_eq!(seen, expected, "the log has the status that the client got");
+    assert_eq!(
+        seen, expected,
+        "the log has the status that the client was told"
+    );
 }
 
 #[tokio::test]
@@ -1225,6 +1386,17 @@ async fn comments_are_no_bytes_of_the_turn() {
             _ => SILENT,
         };
         until(&mut waiter, &comment.repeat(3)).await;
+        let name = "seriatim_keep_alive_comments_total{route=\"chat\"}";
+        let before: u64 = bench.app.metric(name).await.parse().expect("a number");
+        let rises = async || {
+            bench
+                .app
+                .metric(name)
+                .await
+                .parse::<u64>()
+                .is_ok_and(|now| now > before)
+        };
+        wait_for_async(rises, "a comment is counted when it is sent").await;
         let is_quiet = async || quietest().await > 1.0;
         wait_for_async(is_quiet, "the turn is quiet while comments move").await;
         waiter.close();
@@ -1243,6 +1415,11 @@ async fn explain_says_whether_a_client_is_kept() {
     for (lock, accept, expected) in [
         ("blocking = true", "text/event-stream", None),
         ("keep_alive = 1", "text/event-stream", None),
+        (
+            "blocking = true\nkeep_alive = 5\nblocking_timeout = 5",
+            "text/event-stream",
+            None,
+        ),
         (
             "blocking = true\nkeep_alive = 1\nenforce = false",
             "text/event-stream",

@@ -29,7 +29,11 @@ impl Text {
                 text.with("lock", "blocking", "true")
             }
             ("lock", "once_for") => text.with("routes", "once", "[\"{header:idempotency-key}\"]"),
-            ("lock", "stream" | "queue_events") => text.with("lock", "keep_alive", "\"15s\""),
+            ("lock", "stream") => text.with("lock", "keep_alive", "\"15s\""),
+            ("lock", "queue_events") => {
+                let text = text.with("lock", "keep_alive", "\"15s\"");
+                text.with("lock", "blocking", "true")
+            }
             ("", "upstream_ca_file") => text.with("", "upstream", "\"https://agent.example\""),
             ("tls", _) => {
                 let (cert, key) = (file("tls/cert.pem"), file("tls/key.pem"));
