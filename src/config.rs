@@ -376,6 +376,9 @@ impl Config {
         if !self.turns().any(|turn| turn.lock.keeps_waiting_clients()) {
             lock.check_queue_events(&lock_table);
         }
+        if self.turns().all(|turn| turn.once.is_empty()) {
+            lock.check_once_for(&lock_table);
+        }
         lock_table.finish();
         numbers
     }

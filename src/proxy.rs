@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::budget::Budget;
 use crate::config::{Config, NestedCalls, OnDisconnect, Route, StreamKind, Unmatched};
 use crate::drain::DrainWatch;
-use crate::key::SessionKey;
+use crate::key::{OnceKey, SessionKey};
 use crate::listen::{ClientBody, ClientConnection, RejectedRequest, Serve};
 use crate::lock::{LockGuard, Locks};
 use acquire::TurnLock;
@@ -132,6 +132,8 @@ struct RoutedRequest {
     route: Option<Arc<Route>>,
     /// `None`: the request takes no lock.
     key: Option<SessionKey>,
+    /// What tells whether the request repeats another one of its session; `None`: it has no once id.
+    once: Option<OnceKey>,
     body: RequestBody<ClientBody>,
 }
 
@@ -339,6 +341,7 @@ impl Proxy {
             backend,
             route,
             key,
+            once,
             body,
         } = self.route(&head, body, record, format).await?;
         let mut body = self.outgoing_body(client, &head, body, &backend);
@@ -359,6 +362,7 @@ impl Proxy {
                 turn,
                 headers: &head.headers,
                 callers: head.extensions.get(),
+                once: once.as_ref(),
                 early: early
                     .filter(|_| upgrade.is_none() && self.keeps_client(&head, origin, route)),
                 format,
@@ -453,11 +457,12 @@ impl Proxy {
                 *format = ErrorFormat::new(&turn.busy, lookup.call_id.as_deref());
             }
         }
-        let RequestSession { lock, body } = lookup.session.map_err(Refusal::Session)?;
+        let RequestSession { lock, once, body } = lookup.session.map_err(Refusal::Session)?;
         Ok(RoutedRequest {
             backend: Arc::clone(backend),
             route: matched.map(|matched| Arc::clone(&matched.route)),
             key: record.needs_lock(lock),
+            once,
             body,
         })
     }

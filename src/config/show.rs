@@ -6,6 +6,7 @@
 use std::fmt;
 
 use super::Config;
+use super::lock::ONCE_FOR;
 use super::option::Options;
 use super::reader;
 use super::routes::Route;
@@ -52,6 +53,7 @@ impl fmt::Display for Route {
         };
         lines(f, &turn.show())?;
         let mut lock = turn.lock.show_used();
+        lock.retain(|(key, _)| *key != ONCE_FOR || !turn.once.is_empty());
         for (key, value) in &mut lock {
             if *key == "on_missing" {
                 *value += "  # ";

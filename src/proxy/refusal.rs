@@ -21,11 +21,13 @@ use language::text_for_caller;
 pub(super) use busy::BusyNotice;
 pub(super) use format::ErrorFormat;
 pub(super) use language::SentenceLanguage;
+pub(super) use repeat::RepeatReason;
 pub(super) use stream_error::{StreamError, UnfitResponse};
 
 mod busy;
 mod format;
 mod language;
+mod repeat;
 mod stream_error;
 
 /// Why the proxy refuses a request.
@@ -46,6 +48,8 @@ pub(super) enum Refusal {
     Superseded,
     /// An operator took the waiting turn out of the queue.
     Dequeued,
+    /// The session has seen a turn with the request's once id.
+    Repeat(SessionKey, RepeatReason),
     /// The session can't be read from the request.
     Session(SessionError),
     /// No route takes the request.
@@ -149,6 +153,7 @@ impl Refusal {
             Self::WouldDeadlock(_) => Outcome::WouldDeadlock,
             Self::Superseded | Self::LockLost(LockLoss::Interrupted) => Outcome::Superseded,
             Self::Dequeued => Outcome::Dequeued,
+            Self::Repeat(_, reason) => reason.outcome(),
             Self::Session(error) => match error {
                 SessionError::TooLarge { .. } | SessionError::TooDense { .. } => {
                     Outcome::BodyTooLarge
@@ -212,6 +217,7 @@ impl Refusal {
             | Self::WouldDeadlock(_)
             | Self::Superseded
             | Self::Dequeued
+            | Self::Repeat(..)
             | Self::NoRoute
             | Self::Draining => None,
         }
@@ -241,7 +247,7 @@ impl Refusal {
         if let Some(notice) = content.notice {
             notice.add_to(headers);
         }
-        if matches!(self, Self::Dequeued) {
+        if self.is_final() {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         response
@@ -251,6 +257,15 @@ impl Refusal {
     pub(super) fn event(&self, format: &ErrorFormat, language: SentenceLanguage) -> Bytes {
         let content = self.content(language);
         content.event(format, self.outcome().as_str())
+    }
+
+    /// Whether the same request gets the same response again.
+    fn is_final(&self) -> bool {
+        match self {
+            Self::Dequeued => true,
+            Self::Repeat(_, reason) => !reason.may_pass(),
+            _ => false,
+        }
     }
 
     fn content(&self, language: SentenceLanguage) -> ErrorContent {
@@ -306,6 +321,7 @@ impl Refusal {
                 "an operator took this turn out of the session's queue before it began".into(),
                 None,
             ),
+            Self::Repeat(key, reason) => reason.content(key, language),
             Self::Session(error) => session_content(error, language),
             Self::NoRoute => ErrorContent::new(
                 StatusCode::NOT_FOUND,
@@ -423,7 +439,7 @@ fn session_content(error: &SessionError, language: SentenceLanguage) -> ErrorCon
         ),
         SessionError::BadId { .. } => (
             StatusCode::BAD_REQUEST,
-            say("会话标识无效", "The session's id can't be used"),
+            say("请求中的标识无效", "An id in the request can't be used"),
         ),
         SessionError::Missing { .. } => (
             StatusCode::BAD_REQUEST,

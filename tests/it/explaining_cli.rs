@@ -759,6 +759,53 @@ user_id = ["{uuid:header:x-user}", "{hash:header:x-name}", "{header:x-number}", 
 }
 
 #[test]
+fn the_once_id_is_shown_beside_the_hash_that_the_store_gets() {
+    let folder = Folder::with(
+        "[[routes]]\nname = \"chat\"\nsession_id = [\"{header:x-session}\"]\n\
+         once = [\"{header:idempotency-key}\", \"{query:k}\"]\nonce_for = \"1h\"\n",
+    );
+    const SESSION: &str = "x-session: s1";
+    const KEY: &str = "idempotency-key: 0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9";
+    let arguments = |more: &[&'static str]| {
+        let own = [
+            "--path",
+            "/chat?a=1",
+            "--method",
+            "POST",
+            "-H",
+            SESSION,
+            "--body",
+            "x",
+        ];
+        [&own[..], more].concat()
+    };
+    let output = text(&folder.explain(&arguments(&["-H", KEY]), ""));
+    // printf %s 0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9 | sha256sum | cut -c1-32
+    let (id, fingerprint) = ("a93f0ce95a6f5278da2a46e7b2b80304", "0330c9069c1f22e8");
+    for line in [
+        "\nonce\n  ✓ {header:idempotency-key}  0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9\n    {query:k}                 not tried\n",
+        &format!(
+            "\nif repeated: recognised until 1h after its end, by the once id {id} of the request {fingerprint}\n"
+        ),
+    ] {
+        assert!(output.contains(line), "{line}\nis missing in\n{output}");
+    }
+    assert!(
+        !output.contains("hint"),
+        "a once id has one spelling: {output}"
+    );
+    let json = folder.explain(&arguments(&["-H", KEY, "--json"]), "");
+    let json: Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!(json["once"], json!({"id": id, "fingerprint": fingerprint}));
+    let output = text(&folder.explain(&arguments(&[]), ""));
+    let line = "\nif repeated: not recognised, because it has no once id";
+    assert!(output.contains(line), "{line}\nis missing in\n{output}");
+    let json = folder.explain(&arguments(&["--json"]), "");
+    let json: Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!(json["once"], Value::Null, "there is none");
+}
+
+#[test]
 fn a_result_that_depends_only_on_the_head_is_explained() {
     let folder = Folder::with(
         r#"

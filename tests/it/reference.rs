@@ -28,6 +28,7 @@ impl Text {
             ("lock", "blocking_timeout" | "interrupt" | "max_waiters") => {
                 text.with("lock", "blocking", "true")
             }
+            ("lock", "once_for") => text.with("routes", "once", "[\"{header:idempotency-key}\"]"),
             ("lock", "stream") => text.with("lock", "keep_alive", "\"15s\""),
             ("lock", "queue_events") => {
                 let text = text.with("lock", "keep_alive", "\"15s\"");
