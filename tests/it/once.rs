@@ -369,6 +369,12 @@ async fn a_turn_is_remembered_however_long_it_waits_and_runs() {
     holder.release().await;
     let first = first.await.expect("no panic").expect("the lock is free");
     send(&first);
+    match acquire(&b, false).await {
+        Err(AcquireError::Repeated(_, repeated)) => {
+            assert_eq!(repeated.turn, first.turn(), "whose answer it is");
+        }
+        other => panic!("the turn runs: {other:?}"),
+    }
     for _ in 0..10 {
         sleep(KEEP).await;
         assert_eq!(found(&b).await, Some(RepeatedState::Runs));
