@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::join;
 use seriatim::key::{OnceId, SessionKey};
 use seriatim::lock::{
-    AcquireError, CallChain, LockGuard, LockOptions, LockRequest, OnLost, RepeatedState,
+    AcquireError, CallChain, LockGuard, LockOptions, LockRequest, OnLost, RepeatedState, Store as _,
 };
 use tokio::time::sleep;
 
@@ -369,6 +369,12 @@ async fn a_turn_is_remembered_however_long_it_waits_and_runs() {
     holder.release().await;
     let first = first.await.expect("no panic").expect("the lock is free");
     send(&first);
+    match acquire(&b, false).await {
+        Err(AcquireError::Repeated(_, repeated)) => {
+            assert_eq!(repeated.turn, first.turn(), "whose answer it is");
+        }
+        other => panic!("the turn runs: {other:?}"),
+    }
     for _ in 0..10 {
         sleep(KEEP).await;
         assert_eq!(found(&b).await, Some(RepeatedState::Runs));
@@ -426,4 +432,37 @@ async fn a_call_of_a_turn_to_itself_with_its_own_key_would_deadlock() {
         matches!(call, Err(AcquireError::WouldDeadlock(_))),
         "{call:?}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_whose_id_another_turn_has_by_now_gives_its_place_back() {
+    let (memory, a, b) = FaultyReplica::two();
+    let (a, b) = (Arc::new(a), Arc::new(b));
+    let holder = b.hold(&OPTIONS).await;
+    let begin = |replica: &Arc<FaultyReplica>| {
+        let replica = Arc::clone(replica);
+        tokio::spawn(async move { acquire(&replica, true).await })
+    };
+    let waiters = async || {
+        let keys = [SessionKey::literal(SESSION)];
+        let found = memory.inspect(&keys, true).await;
+        found.expect("the memory answers")[0].queue.len()
+    };
+    let first = begin(&a);
+    wait_for_async(async || waiters().await == 1, "the first turn waits").await;
+    // It keeps its place, and can't renew its record.
+    a.store.fail(Call::Acquire, Fault::NotSent);
+    sleep(KEEP + OPTIONS.lock_timeout).await;
+    let second = begin(&b);
+    wait_for_async(async || waiters().await == 2, "the second turn waits").await;
+    a.store.heal();
+    let refused = first.await.expect("no panic");
+    assert!(
+        matches!(refused, Err(AcquireError::Repeated(..))),
+        "{refused:?}"
+    );
+    wait_for_async(async || waiters().await == 1, "one place is left").await;
+    holder.release().await;
+    let second = second.await.expect("no panic");
+    assert!(second.is_ok(), "the second turn is served: {second:?}");
 }
