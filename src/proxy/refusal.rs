@@ -46,6 +46,8 @@ pub(super) enum Refusal {
     Dequeued,
     /// The session can't be read from the request.
     Session(SessionError),
+    /// The beginning of the answer that the request would read isn't kept.
+    AnswerTooLong,
     /// No route takes the request.
     NoRoute,
     /// The backend gave no response.
@@ -161,6 +163,7 @@ impl Refusal {
                 SessionError::BadId { .. } => Outcome::BadSessionId,
                 SessionError::Missing { .. } => Outcome::MissingSession,
             },
+            Self::AnswerTooLong => Outcome::AnswerTooLong,
             Self::NoRoute => Outcome::NoRoute,
             Self::Backend(ForwardError::TimedOut { .. }) => Outcome::UpstreamTimeout,
             Self::Backend(ForwardError::Unreachable { .. } | ForwardError::Broken { .. }) => {
@@ -210,6 +213,7 @@ impl Refusal {
             | Self::WouldDeadlock(_)
             | Self::Superseded
             | Self::Dequeued
+            | Self::AnswerTooLong
             | Self::NoRoute
             | Self::Draining => None,
         }
@@ -252,7 +256,7 @@ impl Refusal {
         if let Some(notice) = notice {
             notice.add_to(headers);
         }
-        if matches!(self, Self::Dequeued) {
+        if matches!(self, Self::Dequeued | Self::AnswerTooLong) {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         response
@@ -312,6 +316,17 @@ impl Refusal {
                 None,
             ),
             Self::Session(error) => session_content(error, language),
+            Self::AnswerTooLong => ErrorContent::new(
+                StatusCode::CONFLICT,
+                say(
+                    "回答过长，无法从头读取",
+                    "The answer is too long to be read from its beginning",
+                ),
+                "the turn's answer is over replay.max_turn, or replay.max_total is reached; read the session's \
+                 history when the turn is over"
+                    .into(),
+                None,
+            ),
             Self::NoRoute => ErrorContent::new(
                 StatusCode::NOT_FOUND,
                 say("此处没有服务", "Nothing is served here"),
