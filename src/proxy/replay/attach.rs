@@ -60,7 +60,10 @@ impl AttachRequest<'_> {
         }
         if viewed.reader.at() < answer.start() {
             let live = match self.over_limit {
-                OverLimit::Live if viewed.is_stream => answer.live_reader(),
+                // Nothing comes of an answer that has ended.
+                OverLimit::Live if viewed.is_stream && answer.end().is_none() => {
+                    answer.live_reader()
+                }
                 OverLimit::Live | OverLimit::Reject => None,
             };
             viewed.reader = live.ok_or(Refusal::AnswerTooLong)?;
