@@ -7,6 +7,7 @@ use crate::answer::Answers;
 use crate::config::OverLimit;
 use crate::drain::DrainWatch;
 use crate::key::SessionKey;
+use crate::proxy::record::RequestRecord;
 use crate::proxy::refusal::Refusal;
 
 /// A request for the answer of its session's turn.
@@ -32,13 +33,17 @@ impl AttachRequest<'_> {
     ///
     /// # Errors
     /// When the process begins to stop, or the answer is too long to be read from its beginning.
-    pub(super) async fn find(mut self) -> Result<Option<ViewedAnswer>, Refusal> {
+    pub(super) async fn find(
+        mut self,
+        record: &RequestRecord,
+    ) -> Result<Option<ViewedAnswer>, Refusal> {
         let Some(answer) = self.answers.find(self.key) else {
             return Ok(None);
         };
         if answer.end().is_some() && !self.takes_ended {
             return Ok(None);
         }
+        let viewer = record.viewing();
         let mut reader = answer.reader();
         let head = tokio::select! {
             biased;
@@ -50,7 +55,7 @@ impl AttachRequest<'_> {
             // The turn was refused, or its backend gave no response.
             return Ok(None);
         };
-        let mut viewed = ViewedAnswer::new(head, reader);
+        let mut viewed = ViewedAnswer::new(head, reader, viewer);
         let last_event = self.headers.get(LAST_EVENT_ID);
         if let Some(id) = last_event.filter(|id| viewed.is_stream && !id.is_empty()) {
             match answer.reader_behind(id.as_bytes()) {
