@@ -21,7 +21,7 @@ use crate::config::{
     Config, NestedCalls, OnDisconnect, Route, SessionAction, StreamKind, Unmatched,
 };
 use crate::drain::DrainWatch;
-use crate::key::SessionKey;
+use crate::key::{OnceKey, SessionKey};
 use crate::listen::{ClientBody, ClientConnection, RejectedRequest, Serve};
 use crate::lock::{LockGuard, Locks};
 use acquire::TurnLock;
@@ -138,6 +138,8 @@ struct RoutedRequest {
     route: Option<Arc<Route>>,
     /// `None`: the request takes no lock.
     key: Option<SessionKey>,
+    /// What tells whether the request repeats another one of its session; `None`: it has no once id.
+    once: Option<OnceKey>,
     body: RequestBody<ClientBody>,
 }
 
@@ -339,6 +341,7 @@ impl Proxy {
             backend,
             route,
             key,
+            once,
             body,
         } = routed;
         let locked = route.as_ref();
@@ -359,6 +362,7 @@ impl Proxy {
                 turn,
                 headers: &head.headers,
                 callers: head.extensions.get(),
+                once: once.as_ref(),
                 early: early
                     .filter(|_| upgrade.is_none() && self.keeps_client(&head, origin, route)),
                 format,
@@ -464,7 +468,7 @@ impl Proxy {
                 *format = ErrorFormat::new(&turn.busy, lookup.call_id.as_deref());
             }
         }
-        let RequestSession { lock, body } = lookup.session.map_err(Refusal::Session)?;
+        let RequestSession { lock, once, body } = lookup.session.map_err(Refusal::Session)?;
         let turn = matched.and_then(|matched| matched.route.turn.as_ref());
         let lock = match lock {
             // What has no session has no turn to read or to stop.
@@ -479,6 +483,7 @@ impl Proxy {
             backend: Arc::clone(backend),
             route: matched.map(|matched| Arc::clone(&matched.route)),
             key: record.needs_lock(lock),
+            once,
             body,
         })
     }

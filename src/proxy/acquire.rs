@@ -12,14 +12,17 @@ use super::body_timer::BodyLimits;
 use super::forward::{OutgoingBody, ReadAheadLimit};
 use super::keep_alive::{EarlyResponse, WaitingTurn};
 use super::record::RequestRecord;
-use super::refusal::{BusyNotice, BusyReason, ErrorFormat, Refusal, SentenceLanguage};
+use super::refusal::{
+    BusyNotice, BusyReason, ErrorFormat, Refusal, RepeatReason, SentenceLanguage,
+};
 use crate::budget::Budget;
 use crate::config::{Config, NestedCalls, RetryAfter, TurnConfig};
 use crate::drain::DrainWatch;
-use crate::key::SessionKey;
+use crate::key::{OnceKey, SessionKey};
 use crate::listen::ClientConnection;
 use crate::lock::{
-    AcquireError, BusySession, CallChain, LockGuard, LockLoss, Locks, TurnTag, WaitPlace,
+    AcquireError, BusySession, CallChain, LockGuard, LockLoss, LockRequest, Locks, RepeatedState,
+    TurnTag, WaitPlace,
 };
 use crate::trace::{self, TurnTrace};
 
@@ -38,6 +41,8 @@ pub(super) struct TurnLock<'t> {
     pub(super) headers: &'t HeaderMap,
     /// The turns that wait for the request; `None`: no turn does.
     pub(super) callers: Option<&'t CallChain>,
+    /// What tells whether the turn repeats another one; `None`: nothing does.
+    pub(super) once: Option<&'t OnceKey>,
     /// Where the turn may ask for a response before its own; `None`: its client reads no event stream.
     pub(super) early: Option<&'t EarlyResponse>,
     /// The format and the language of an error.
@@ -83,8 +88,14 @@ impl TurnLock<'_> {
         let callers = self.callers();
         let early = self.early.zip(lock.keep_alive);
         let place = early.map(|_| Arc::<WaitPlace>::default());
-        let (route, options) = (self.route, &lock.options);
-        let acquiring = locks.acquire(key, route, request_id, &callers, options, place.as_ref());
+        let asked = LockRequest {
+            route: self.route,
+            request: request_id,
+            callers: &callers,
+            place: place.as_ref(),
+            once: self.once.map(|once| (once, lock.once_for)),
+        };
+        let acquiring = locks.acquire(key, asked, &lock.options);
         let acquired = if lock.options.blocking {
             let keeping = self.keep_client(early, place.as_ref(), record);
             let mut drain = self.drain.clone();
@@ -183,6 +194,16 @@ impl TurnLock<'_> {
             AcquireError::TimedOut(key, _, session) => busy(BusyReason::TimedOut, key, session),
             AcquireError::Superseded(_) => Refusal::Superseded,
             AcquireError::Dequeued(_) => Refusal::Dequeued,
+            AcquireError::Repeated(key, first) => {
+                // While the first turn waits, those before it may be all that wait.
+                let why = match first.state {
+                    RepeatedState::Waits => BusyReason::NoWaiting,
+                    _ => BusyReason::QueueFull,
+                };
+                let notice = self.notice(why, Some(first.session), record);
+                Refusal::Repeat(key, RepeatReason::new(&first, notice))
+            }
+            AcquireError::KeyReused(key) => Refusal::Repeat(key, RepeatReason::KeyReused),
             AcquireError::Taken(_) => Refusal::LockLost(LockLoss::Taken),
             AcquireError::Store(error) => Refusal::Store(error),
         }

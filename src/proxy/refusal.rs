@@ -21,10 +21,12 @@ use language::text_for_caller;
 pub(super) use busy::BusyNotice;
 pub(super) use format::ErrorFormat;
 pub(super) use language::SentenceLanguage;
+pub(super) use repeat::RepeatReason;
 
 mod busy;
 mod format;
 mod language;
+mod repeat;
 
 /// Why the proxy refuses a request.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub(super) enum Refusal {
     Superseded,
     /// An operator took the waiting turn out of the queue.
     Dequeued,
+    /// The session has seen a turn with the request's once id.
+    Repeat(SessionKey, RepeatReason),
     /// The session can't be read from the request.
     Session(SessionError),
     /// The beginning of the answer that the request would read isn't kept.
@@ -149,6 +153,7 @@ impl Refusal {
             Self::WouldDeadlock(_) => Outcome::WouldDeadlock,
             Self::Superseded | Self::LockLost(LockLoss::Interrupted) => Outcome::Superseded,
             Self::Dequeued => Outcome::Dequeued,
+            Self::Repeat(_, reason) => reason.outcome(),
             Self::Session(error) => match error {
                 SessionError::TooLarge { .. } | SessionError::TooDense { .. } => {
                     Outcome::BodyTooLarge
@@ -213,6 +218,7 @@ impl Refusal {
             | Self::WouldDeadlock(_)
             | Self::Superseded
             | Self::Dequeued
+            | Self::Repeat(..)
             | Self::AnswerTooLong
             | Self::NoRoute
             | Self::Draining => None,
@@ -256,10 +262,19 @@ impl Refusal {
         if let Some(notice) = notice {
             notice.add_to(headers);
         }
-        if matches!(self, Self::Dequeued | Self::AnswerTooLong) {
+        if self.is_final() {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         response
+    }
+
+    /// Whether the same request gets the same response again.
+    fn is_final(&self) -> bool {
+        match self {
+            Self::Dequeued | Self::AnswerTooLong => true,
+            Self::Repeat(_, reason) => !reason.may_pass(),
+            _ => false,
+        }
     }
 
     fn content(&self, language: SentenceLanguage) -> ErrorContent {
@@ -315,6 +330,7 @@ impl Refusal {
                 "an operator took this turn out of the session's queue before it began".into(),
                 None,
             ),
+            Self::Repeat(key, reason) => reason.content(key, language),
             Self::Session(error) => session_content(error, language),
             Self::AnswerTooLong => ErrorContent::new(
                 StatusCode::CONFLICT,
@@ -411,7 +427,7 @@ fn session_content(error: &SessionError, language: SentenceLanguage) -> ErrorCon
         ),
         SessionError::BadId { .. } => (
             StatusCode::BAD_REQUEST,
-            say("会话标识无效", "The session's id can't be used"),
+            say("请求中的标识无效", "An id in the request can't be used"),
         ),
         SessionError::Missing { .. } => (
             StatusCode::BAD_REQUEST,

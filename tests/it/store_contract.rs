@@ -90,6 +90,7 @@ mod full_memory;
 mod instances;
 mod interrupts;
 mod locks;
+mod once;
 mod operating;
 mod queues;
 mod refusals;
@@ -113,6 +114,7 @@ pub(crate) fn rules() -> impl Iterator<Item = &'static Rule> {
         instances::RULES,
         interrupts::RULES,
         locks::RULES,
+        once::RULES,
         operating::RULES,
         queues::RULES,
         silence::RULES,
