@@ -1,8 +1,9 @@
-//! The keys in Redis: four for each session, one for each instance, and one for a moment while replicas confirm a lock.
+//! The keys in Redis: four for each session, one for each instance, one for a moment while replicas confirm a lock, and
+//! those of kept answers.
 //!
 //! The lock's own key is the session key, because Python code may share it. All others begin with
 //! `store.prefix`. Invariant: all keys of a session contain the lock's key as a hash tag, so that a
-//! cluster keeps them in one slot. The queue and the instance have a format number in their names.
+//! cluster keeps them in one slot. The queue, the answers and the instance have a format number in their names.
 
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use redis::Cmd;
 
 use super::scripts::Script;
 use crate::key::{INSTANCE, SessionKey};
-use crate::lock::format::{INSTANCE_FORMAT, QUEUE_FORMAT};
+use crate::lock::ClaimId;
+use crate::lock::format::{ANSWER_FORMAT, INSTANCE_FORMAT, QUEUE_FORMAT};
 
 /// How keys and channels in Redis are named. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +55,16 @@ impl KeyNames {
     /// A key of a session that exists for a moment only, while replicas confirm a lock.
     pub(super) fn confirmation(&self, key: &SessionKey) -> String {
         self.companion(key, "confirm")
+    }
+
+    /// The key of a session that names the turn of its newest kept answer.
+    pub(super) fn newest_answer(&self, key: &SessionKey) -> String {
+        self.companion(key, &format!("{ANSWER_FORMAT}:answer"))
+    }
+
+    /// The key of the answer to one turn of a session.
+    pub(super) fn answer(&self, key: &SessionKey, turn: ClaimId) -> String {
+        self.companion(key, &format!("{ANSWER_FORMAT}:answer:{turn}"))
     }
 
     fn companion(&self, key: &SessionKey, name: &str) -> String {
@@ -112,7 +124,11 @@ mod tests {
             assert_eq!(lock, key.as_str(), "Python code knows the lock by this key");
             let heartbeat = names.instance("agent-0");
             let confirmation = names.confirmation(&key);
-            for beside in companions.iter().chain([&heartbeat, &confirmation]) {
+            let answer = names.newest_answer(&key);
+            for beside in companions
+                .iter()
+                .chain([&heartbeat, &confirmation, &answer])
+            {
                 assert!(
                     beside.starts_with(prefix),
                     "{beside} has the prefix {prefix:?}"
