@@ -8,6 +8,7 @@
 //! cli                              commands and their arguments
 //! app                              starts and stops everything
 //! admin   proxy    reload          operators, the path of a request, new configurations
+//! answer                           kept answers of turns
 //! listen  lock     trace           client connections, locks in the store, spans
 //! http2                            HTTP/2 of clients, with HTTP/1's rules for fields
 //! http1                            HTTP/1 of clients
@@ -46,6 +47,7 @@
 //! - The proxy never reads another session than the backend does: an ambiguous request is refused.
 
 pub mod admin;
+pub mod answer;
 pub mod app;
 pub mod budget;
 pub mod cli;

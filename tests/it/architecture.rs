@@ -34,6 +34,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "drain", "journal", "key", "lock", "metrics", "redact", "secret",
         ],
     ),
+    // Whose answers they are: a session's, and a turn's.
+    ("answer", &["key", "lock", "metrics"]),
     ("metrics", &["outcome"]),
     ("outcome", &[]),
     ("drain", &[]),
@@ -55,6 +57,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "proxy",
         &[
+            "answer",
             "budget",
             "config",
             "key",

@@ -1,0 +1,92 @@
+//! The one who writes an answer: the turn, or whoever follows it on another replica.
+//!
+//! Invariant: an answer whose writer is dropped has ended, as aborted unless the writer said otherwise.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::time::sleep;
+
+use super::kept::Answer;
+use super::{AnswerEnd, AnswerHead, AnswerLimits, Answers};
+
+/// Writes the answer of one turn. Dropping it ends the answer as aborted.
+#[derive(Debug)]
+pub struct AnswerWriter {
+    answers: Answers,
+    answer: Arc<Answer>,
+    limits: AnswerLimits,
+    /// The runtime that forgets the answer after its time; `None`: there is none, and the answer isn't kept.
+    runtime: Option<Handle>,
+    /// Whether only a window of the answer is kept.
+    is_windowed: bool,
+}
+
+// === impl AnswerWriter ===
+
+impl AnswerWriter {
+    pub(super) fn new(answers: Answers, answer: Arc<Answer>, limits: AnswerLimits) -> Self {
+        Self {
+            answers,
+            answer,
+            limits,
+            runtime: Handle::try_current().ok(),
+            is_windowed: false,
+        }
+    }
+
+    /// The answer that is written.
+    pub fn answer(&self) -> &Arc<Answer> {
+        &self.answer
+    }
+
+    /// Writes the head.
+    pub fn head(&mut self, head: AnswerHead) {
+        self.answer.set_head(head);
+    }
+
+    /// Adds bytes to the body. Never waits. Returns whether the answer went over its limit just now.
+    pub fn push(&mut self, data: &[u8]) -> bool {
+        if data.is_empty() {
+            return false;
+        }
+        let more = data.len() as u64;
+        let was_windowed = self.is_windowed;
+        let fits = self.answer.length().saturating_add(more) <= self.limits.max_turn;
+        if !was_windowed && !(fits && self.answers.make_room(more, self.limits.max_total)) {
+            self.is_windowed = true;
+        }
+        self.answer.push(data, self.is_windowed);
+        self.is_windowed != was_windowed
+    }
+
+    /// Ends the answer. It is kept for some time, if it has a head.
+    pub fn end(self, end: AnswerEnd) {
+        self.finish(end);
+    }
+
+    fn finish(&self, end: AnswerEnd) {
+        let has_head = self.answer.head().is_some();
+        let is_kept = has_head && !self.limits.keep.is_zero();
+        match &self.runtime {
+            Some(runtime) if is_kept => {
+                let number = self.answers.note_end(&self.answer);
+                let (answers, keep) = (self.answers.clone(), self.limits.keep);
+                runtime.spawn(async move {
+                    sleep(keep).await;
+                    answers.forget_ended(number);
+                });
+            }
+            _ => self.answers.forget(&self.answer),
+        }
+        self.answer.set_end(end);
+    }
+}
+
+impl Drop for AnswerWriter {
+    fn drop(&mut self) {
+        if self.answer.end().is_none() {
+            self.finish(AnswerEnd::Aborted);
+        }
+    }
+}
