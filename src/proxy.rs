@@ -365,7 +365,7 @@ impl Proxy {
         }
         let lock = locked.filter(|_| held.is_some());
         let lock = lock.map(|(_, turn)| &turn.lock);
-        let goes_on = lock.is_some_and(|lock| lock.on_disconnect == OnDisconnect::Continue);
+        let goes_on = lock.is_some_and(|lock| lock.on_disconnect() == OnDisconnect::Continue);
         // Without a lock a slow body keeps nobody waiting, and an observed turn is never refused.
         let limits = match lock {
             Some(lock) if lock.options.enforce => self.holder_limits(),

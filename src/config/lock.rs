@@ -68,7 +68,11 @@ options! {
         /// What happens to the request at the backend when its client disconnects: `cancel` cancels it;
         /// `continue` reads the response to its end, for a backend that continues anyway. A request without a
         /// lock is always cancelled.
-        on_disconnect: OnDisconnect = OnDisconnect::Cancel, word(), example "\"continue\"", Live;
+        on_disconnect: Option<OnDisconnect> = None, Optional(word()),
+            unset "`cancel`; with `replay`, `continue`", example "\"continue\"", Live;
+        /// Whether the answers of turns are kept as `replay` says, for requests that attach to them. The turn goes on
+        /// when its client disconnects; contradicts `on_disconnect = "cancel"`.
+        replay: bool = false, Boolean, example "true", Live;
         /// What happens to a request without a session id or a user id: `pass` forwards it without a
         /// lock; `reject` refuses it with 400.
         on_missing: OnMissing = OnMissing::Pass, word(), example "\"reject\"", Live;
@@ -225,6 +229,15 @@ impl LockConfig {
         settings.iter().map(|setting| setting.key).collect()
     }
 
+    /// What happens to the request of a turn when its client disconnects.
+    pub fn on_disconnect(&self) -> OnDisconnect {
+        let default = match self.replay {
+            true => OnDisconnect::Continue,
+            false => OnDisconnect::Cancel,
+        };
+        self.on_disconnect.unwrap_or(default)
+    }
+
     /// These options, overridden by those of `table`.
     pub(super) fn overlaid(mut self, table: &mut ConfigTable<'_>) -> Self {
         self.read(table);
@@ -284,6 +297,19 @@ impl LockConfig {
         }
         self.check_settling(table);
         self.check_interrupting(table);
+        if self.replay && self.on_disconnect == Some(OnDisconnect::Cancel) {
+            let key = table.blamed("on_disconnect", &["replay"]);
+            let why = match key {
+                "on_disconnect" => {
+                    "contradicts replay = true: an answer is kept for clients that come back; leave one of them out"
+                }
+                _ => {
+                    "contradicts on_disconnect = \"cancel\", which was written elsewhere: an answer is kept for \
+                     clients that come back; leave one of them out"
+                }
+            };
+            table.note(key, why);
+        }
     }
 
     fn check_settling(&self, table: &ConfigTable<'_>) {
@@ -316,7 +342,8 @@ impl LockConfig {
     fn check_interrupting(&self, table: &ConfigTable<'_>) {
         const KEY: &str = "on_disconnect";
         let interrupts = self.options.blocking && self.options.interrupt;
-        if !interrupts || self.on_disconnect == OnDisconnect::Cancel {
+        // A turn whose answer is kept continues without its client, and can be cancelled.
+        if !interrupts || self.on_disconnect != Some(OnDisconnect::Continue) {
             return;
         }
         let (key, why) = match table.blamed(KEY, &["interrupt", "blocking"]) {

@@ -8,7 +8,7 @@ use std::fmt;
 use super::Config;
 use super::option::Options;
 use super::reader;
-use super::routes::Route;
+use super::routes::{Route, SessionAction};
 use super::store::StoreConfig;
 use super::value_kind::inline_table;
 
@@ -26,6 +26,9 @@ impl fmt::Display for Config {
         }
         section(f, &self.limits)?;
         section(f, &self.timeouts)?;
+        if self.keeps_answers() {
+            section(f, &self.replay)?;
+        }
         section(f, &self.admin)?;
         section(f, &self.log)?;
         if self.tracing.otlp.is_some() {
@@ -50,8 +53,13 @@ impl fmt::Display for Route {
         let Some(turn) = &self.turn else {
             return writeln!(f, "lock = false");
         };
-        lines(f, &turn.show())?;
+        let mut own = turn.show();
+        own.retain(|(key, _)| turn.attach || *key != "attach_ended");
+        lines(f, &own)?;
         let mut lock = turn.lock.show_used();
+        if turn.action() != SessionAction::Turn {
+            lock.retain(|(key, _)| turn.uses(key));
+        }
         for (key, value) in &mut lock {
             if *key == "on_missing" {
                 *value += "  # ";
