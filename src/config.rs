@@ -378,6 +378,9 @@ impl Config {
         if self.keeps_clients().is_none() {
             lock.check_keep_alive(&lock_table);
         }
+        if self.turns().all(|turn| turn.once.is_empty()) {
+            lock.check_once_for(&lock_table);
+        }
         lock_table.finish();
         numbers
     }

@@ -16,6 +16,7 @@
 //! | tag | made of a claim; the turn's backend passes it on in its calls | |
 //! | offer | a lock that a release gave to the first waiter, until the waiter takes it | |
 //! | instance, epoch | one running process; a random number that no other process has | the client's `uuid` |
+//! | once id, repeat | what a route's `once` gives for a request; a request whose once id its session has seen | |
 //! | heartbeat | one key per instance; without it, the instance counts as dead | |
 //! | to withdraw | to take back a claim whose outcome in the store isn't known | |
 //!
@@ -53,6 +54,7 @@ mod lock_client;
 mod locks;
 pub mod memory;
 mod message;
+mod once;
 pub mod operator;
 mod options;
 mod queue;
@@ -77,8 +79,9 @@ pub use guard::{LockGuard, LockRelease};
 pub use holder::{HolderDetails, HolderTurn, LockHolder};
 pub use instance::Instance;
 pub use kept_answer::{AnswerEntry, AnswerLookup, AnswerWrite, EntryKind, EntryPlace};
-pub use locks::{Fallback, Locks};
+pub use locks::{Fallback, LockRequest, Locks};
 pub use message::{Message, MessageHandler, Operated, OperatorAction};
+pub use once::{OnceClaim, OnceTurn, RepeatedState, RepeatedTurn, SentFlag};
 pub use operator::Operator;
 pub use options::{LockOptions, OnLost};
 pub use self_test::SelfTestError;

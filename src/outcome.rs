@@ -78,6 +78,14 @@ outcomes! {
     WaitTimeout: Refused = "wait_timeout",
     /// An operator took the waiting turn out of the queue.
     Dequeued: Refused = "dequeued",
+    /// The request repeats a turn of its session that waits or runs.
+    DuplicateTurn: Refused = "duplicate_turn",
+    /// The request repeats a turn of its session that has ended.
+    AlreadyAnswered: Refused = "already_answered",
+    /// The request repeats a turn of its session of which nobody knows how it ended.
+    InDoubt: Refused = "in_doubt",
+    /// The request has the once id of another request of its session.
+    KeyReused: Refused = "key_reused",
     /// The turn that holds the lock waits for this request, because its backend sent it.
     WouldDeadlock: Refused = "would_deadlock",
     /// The body holds the session's id and can't be parsed.

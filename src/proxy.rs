@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::budget::Budget;
 use crate::config::{Config, NestedCalls, OnDisconnect, Route, StreamKind, Unmatched};
 use crate::drain::DrainWatch;
-use crate::key::SessionKey;
+use crate::key::{OnceKey, SessionKey};
 use crate::listen::{ClientBody, ClientConnection, RejectedRequest, Serve};
 use crate::lock::{LockGuard, Locks};
 use acquire::TurnLock;
@@ -132,6 +132,9 @@ struct RoutedRequest {
     route: Option<Arc<Route>>,
     /// `None`: the request takes no lock.
     key: Option<SessionKey>,
+    /// What tells whether the request repeats another one of its session; `None`: it has no once id.
+    #[expect(dead_code, reason = "the store doesn't ask for it yet")]
+    once: Option<OnceKey>,
     body: RequestBody<ClientBody>,
 }
 
@@ -337,6 +340,7 @@ impl Proxy {
             route,
             key,
             body,
+            ..
         } = self.route(&head, body, record, format).await?;
         let mut body = self.outgoing_body(client, &head, body, &backend);
         let locked = route.as_ref();
@@ -450,11 +454,12 @@ impl Proxy {
                 *format = ErrorFormat::new(&turn.busy, lookup.call_id.as_deref());
             }
         }
-        let RequestSession { lock, body } = lookup.session.map_err(Refusal::Session)?;
+        let RequestSession { lock, once, body } = lookup.session.map_err(Refusal::Session)?;
         Ok(RoutedRequest {
             backend: Arc::clone(backend),
             route: matched.map(|matched| Arc::clone(&matched.route)),
             key: record.needs_lock(lock),
+            once,
             body,
         })
     }

@@ -261,6 +261,7 @@ impl ExplainReport<'_> {
             ExplainedOutcome::Locks(key) => {
                 lines.push(format!("takes the lock {}", key.as_str()));
                 lines.extend(self.turn().map(if_busy));
+                lines.extend(self.once_text());
                 self.kept_text(lines);
                 let templates = self.explained.templates.iter();
                 let hints = templates.filter_map(|one| one.hint.as_ref());
@@ -287,6 +288,21 @@ impl ExplainReport<'_> {
                 lines.extend(self.method_hint());
             }
         }
+    }
+
+    /// By what a repeat of the request is recognised; `None`: its route recognises none.
+    fn once_text(&self) -> Option<String> {
+        let turn = self.turn().filter(|turn| !turn.once.is_empty())?;
+        Some(match &self.explained.once {
+            Some(once) => {
+                let kept = humantime::format_duration(turn.lock.once_for);
+                let (id, fingerprint) = (&once.id, &once.fingerprint);
+                format!(
+                    "if repeated: recognised until {kept} after its end, by the once id {id} of the request {fingerprint}"
+                )
+            }
+            None => "if repeated: not recognised, because it has no once id".into(),
+        })
     }
 
     /// What `keep_alive` of the route does for the client.
@@ -428,6 +444,9 @@ impl ExplainReport<'_> {
         };
         json!({
             "outcome": outcome, "key": key, "status": status, "code": code, "reason": reason,
+            "once": explained.once.as_ref().map(|once| {
+                json!({"id": once.id, "fingerprint": once.fingerprint})
+            }),
             "keeps_client": explained.keeps_client.map(|kept| kept == KeptClient::Kept),
             "request": self.request, "route": explained.route,
             "skipped": skipped.collect::<Value>(), "templates": templates.collect::<Value>(),

@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::option::{Options, Setting, options};
 use super::reader::ConfigTable;
 use super::value_kind::{
-    Boolean, DurationIn, HOUR, IntegerIn, MS, Optional, SECOND, WEEK, Words, text, word, words,
+    Boolean, DAY, DurationIn, HOUR, IntegerIn, MS, Optional, SECOND, WEEK, Words, text, word, words,
 };
 use crate::key::KeyTemplate;
 use crate::lock::{LockOptions, OnLost};
@@ -96,6 +96,8 @@ options! {
         /// own: the clients of OpenAI, AG-UI and the AI SDK break at it. Used with `keep_alive`.
         queue_events: Option<EventName> = None, Optional(text("event name", EventName::parse)),
             unset "a comment", example "\"seriatim.queue\"", Live;
+        /// For how long after a turn a repeat of it is recognised. Used with `once` of a route.
+        once_for: Duration = SECOND * 600, DurationIn(SECOND..=DAY), example "\"1h\"", Live;
     }
     beside {
         /// How turns take, keep and wait for their locks.
@@ -177,6 +179,9 @@ const SHORTEST_LEASE: Duration = Duration::from_millis(200);
 
 /// The options that are used only with `keep_alive`.
 const FOR_KEEP_ALIVE: [&str; 2] = ["stream", "queue_events"];
+
+/// The option that is used only with `once`, which isn't an option of `[lock]`.
+pub(super) const ONCE_FOR: &str = "once_for";
 
 /// The options that are used only with `blocking = true`.
 const FOR_WAITERS: [&str; 3] = ["blocking_timeout", "interrupt", "max_waiters"];
@@ -274,6 +279,15 @@ impl LockConfig {
                     "is used only with keep_alive: write keep_alive = \"15s\" too, or leave it out";
                 table.note(key, why);
             }
+        }
+    }
+
+    /// Reports `once_for` of `table` where no turn has a once id, unless it has its default.
+    pub(super) fn check_once_for(&self, table: &ConfigTable<'_>) {
+        if table.wrote(ONCE_FOR) && self.differs_from_default(ONCE_FOR) {
+            let why = "is used only with once of a route: write once = [\"{header:idempotency-key}\"] there too, or \
+                       leave it out";
+            table.note(ONCE_FOR, why);
         }
     }
 

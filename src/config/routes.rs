@@ -84,6 +84,11 @@ options! {
         /// Whether the requests of the route stop the turn that runs in their session, on any replica. The turn's
         /// request to its backend is cancelled. They take no lock, and no backend gets them.
         stop: bool = false, Boolean, example "true", Live;
+        /// Where the id comes from by which a repeat of a turn is recognised, so that the backend runs the turn once:
+        /// the first template with a value is used. A turn without a value is never a repeat. The body is read
+        /// before the lock is taken.
+        once: Vec<Template> = Vec::new(), Templates, unset "no turn is recognised",
+            example "[\"{header:idempotency-key}\", \"{body:/messages/-1/id}\"]", Live;
     }
     beside {
         /// The route's options of `[lock]`.
@@ -208,10 +213,16 @@ impl Route {
             if let Some(turn) = turn {
                 templates::check_segments(table, "session_id", &turn.session_id, path);
                 templates::check_segments(table, "user_id", &turn.user_id, path);
+                templates::check_segments(table, "once", &turn.once, path);
             }
         }
         let ids = turn.into_iter();
-        let ids = ids.flat_map(|turn| turn.session_id.iter().chain(&turn.user_id));
+        let ids = ids.flat_map(|turn| {
+            turn.session_id
+                .iter()
+                .chain(&turn.user_id)
+                .chain(&turn.once)
+        });
         let conditions = route.when.iter().map(|condition| &condition.template);
         route.wanted = TemplateFields::from_templates(conditions.chain(ids));
         if route.wanted.pointers.len() > MAX_POINTERS {
@@ -255,6 +266,7 @@ impl TurnConfig {
         turn.lock.check_keep_alive(table);
         turn.check_ids(table);
         turn.check_action(table);
+        turn.check_once(table);
         turn.busy = from.busy.clone();
         if let Some(mut busy) = table.take("busy").and_then(ConfigValue::table) {
             turn.busy.read(&mut busy);
@@ -334,6 +346,29 @@ impl TurnConfig {
             }
         };
         table.warn_item("session_id", index, why);
+    }
+
+    /// Reports options for repeats that have no use, and repeats that can't be told from other turns.
+    fn check_once(&mut self, table: &ConfigTable<'_>) {
+        if self.once.is_empty() {
+            if !table.wrote("once") {
+                self.lock.check_once_for(table);
+            }
+            return;
+        }
+        if let Some(index) = self.once.iter().position(templates::is_constant) {
+            let why = "is the same for every request, so every turn of a session would be a repeat of its first: \
+                       leave it out; a turn without a value is never a repeat";
+            table.note_item("once", index, why);
+        }
+        if !self.lock.options.enforce {
+            // A preset's user can't edit the preset's templates.
+            if table.blamed("once", &[]) == "once" {
+                let why = "contradicts enforce = false, with which no turn is refused: leave one of them out";
+                table.note("once", why);
+            }
+            self.once.clear();
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use super::Config;
+use super::lock::ONCE_FOR;
 use super::option::Options;
 use super::reader;
 use super::routes::{Route, SessionAction};
@@ -60,6 +61,7 @@ impl fmt::Display for Route {
         if turn.action() != SessionAction::Turn {
             lock.retain(|(key, _)| turn.uses(key));
         }
+        lock.retain(|(key, _)| *key != ONCE_FOR || !turn.once.is_empty());
         for (key, value) in &mut lock {
             if *key == "on_missing" {
                 *value += "  # ";

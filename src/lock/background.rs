@@ -231,6 +231,8 @@ impl BackgroundTask {
             // It never waits.
             callers: &CallChain::default(),
             place: None,
+            // The turn runs already, and nobody knows whether another one with its id did.
+            once: None,
         };
         let key = self.key.clone();
         let progress = &mut AcquireProgress::default();

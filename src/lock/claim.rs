@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 use thiserror::Error;
 
+use super::OnceClaim;
 use super::format::INSTANCE_FORMAT;
 use crate::key::SessionKey;
 
@@ -47,6 +48,8 @@ pub struct Claim {
     pub instance: Arc<str>,
     /// How long the store keeps the lock after each acquisition or extension.
     pub lease: Duration,
+    /// What the store remembers of the turn, so that it is executed once; `None`: nothing.
+    pub once: Option<OnceClaim>,
     /// The last moment at which an acquisition by this claim may be executed, by the store's clock and
     /// in the store's unit; 0 if none was sent. Only the store uses it.
     not_after: AtomicU64,
@@ -227,6 +230,7 @@ impl ClaimIssuer {
             id,
             instance: Arc::clone(&self.instance),
             lease,
+            once: None,
             not_after: AtomicU64::new(0),
             is_in_doubt: AtomicBool::new(false),
         }
@@ -241,6 +245,7 @@ impl ClaimIssuer {
             id,
             instance: Arc::clone(&self.instance),
             lease: Duration::ZERO,
+            once: None,
             not_after: AtomicU64::new(0),
             is_in_doubt: AtomicBool::new(false),
         }

@@ -219,14 +219,22 @@ impl RedisStore {
         claim: &Claim,
         parse: fn(bool, bool) -> T,
     ) -> StoreFuture<T> {
-        let mut command = self
-            .names
-            .session(&claim.key)
-            .call(&scripts::RELEASE, CLAIM_BYTES);
+        let record = self.names.record_of(claim);
+        let mut command = self.names.session(&claim.key).call_with(
+            record.as_deref(),
+            &scripts::RELEASE,
+            CLAIM_BYTES,
+        );
         command
             .arg(claim.token.as_str())
             .arg(claim.not_after())
             .arg(claim.id.to_string());
+        if let Some(once) = &claim.once {
+            command
+                .arg(once.describe(claim.id))
+                .arg(millis(once.turn.keep))
+                .arg(u8::from(once.sent_flag().is_set()));
+        }
         let slot = self.routes.slot(claim.key.as_str());
         self.send(name, slot, command, move |value| match value {
             Value::Int(bits) => Some(parse(bits & 1 != 0, bits & 2 != 0)),
@@ -239,10 +247,12 @@ impl Store for RedisStore {
     fn acquire(&self, claim: &Arc<Claim>, request: &AcquireRequest) -> StoreFuture<AcquireReply> {
         let routes = self.routes.clone();
         let (claim, request) = (Arc::clone(claim), request.clone());
-        let command = self
-            .names
-            .session(&claim.key)
-            .call(&scripts::ACQUIRE, CLAIM_BYTES);
+        let record = self.names.record_of(&claim);
+        let command = self.names.session(&claim.key).call_with(
+            record.as_deref(),
+            &scripts::ACQUIRE,
+            CLAIM_BYTES,
+        );
         let waits = request.queue.is_some();
         let channel = waits.then(|| self.names.instance(&claim.instance));
         let names = self.names.clone();
@@ -255,6 +265,11 @@ impl Store for RedisStore {
                     .arg(claim.token.as_str())
                     .arg(millis(claim.lease))
                     .arg(not_after);
+                if let Some(once) = &claim.once {
+                    command
+                        .arg(once.describe(claim.id))
+                        .arg(millis(once.record_ttl(claim.lease)));
+                }
                 add_request(&mut command, &claim, &request, channel.as_deref());
                 Cow::Owned(command)
             };
@@ -307,11 +322,20 @@ impl Store for RedisStore {
         let keys: Vec<_> = claims.iter().map(|claim| &claim.key).collect();
         let build = |group: &[usize]| {
             let (keys, bytes) = (group.iter().map(|at| keys[*at]), group.len() * CLAIM_BYTES);
-            let mut command = self
-                .names
-                .call_for(keys, &scripts::EXTEND, LOCK_AND_FENCE, bytes);
-            for claim in group.iter().map(|at| &claims[*at]) {
-                command.arg(claim.token.as_str()).arg(millis(claim.lease));
+            let claims = group.iter().map(|at| &claims[*at]);
+            let records = claims
+                .clone()
+                .filter_map(|claim| self.names.record_of(claim));
+            let records: Vec<_> = records.collect();
+            let mut command =
+                self.names
+                    .call_for(keys, &records, &scripts::EXTEND, LOCK_AND_FENCE, bytes);
+            for claim in claims {
+                let record_ttl = claim.once.as_ref().map(|once| once.record_ttl(claim.lease));
+                command
+                    .arg(claim.token.as_str())
+                    .arg(millis(claim.lease))
+                    .arg(record_ttl.map_or(0, millis));
             }
             command
         };
@@ -348,7 +372,9 @@ impl Store for RedisStore {
                 group.iter().map(|at| keys[*at]),
                 CLAIM_BYTES + waiters * ID_BYTES,
             );
-            let mut command = self.names.call_for(keys, &scripts::WATCH, ALL_KEYS, bytes);
+            let mut command = self
+                .names
+                .call_for(keys, &[], &scripts::WATCH, ALL_KEYS, bytes);
             command.arg(&channel);
             for queue in queues {
                 add_dead_holder(&mut command, queue.take_over.as_ref());
@@ -412,7 +438,9 @@ impl Store for RedisStore {
         let keys: Vec<_> = keys.iter().collect();
         let build = |group: &[usize]| {
             let keys = group.iter().map(|at| keys[*at]);
-            let mut command = self.names.call_for(keys, &scripts::INSPECT, ALL_KEYS, 0);
+            let mut command = self
+                .names
+                .call_for(keys, &[], &scripts::INSPECT, ALL_KEYS, 0);
             command.arg(if with_queue { MAX_LISTED } else { 0 });
             command
         };

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::{
     AnswerEntry, AnswerLookup, AnswerWrite, Claim, ClaimId, EntryPlace, Epoch, LockHolder, Message,
+    RepeatedTurn,
 };
 use crate::key::{Keyspace, SessionKey};
 
@@ -76,6 +77,10 @@ pub enum AcquireReply {
     Superseded,
     /// An operator has taken the claim out of the queue.
     Dequeued,
+    /// The session has seen another turn with the claim's once id. The claim keeps a place or an offer that it had.
+    Repeated(RepeatedTurn),
+    /// As [`AcquireReply::Repeated`], but that turn was another request.
+    KeyReused,
     /// The dead holder of the request has lost the lock just now, and this is the reply apart from that.
     TookOver(Box<AcquireReply>),
 }
@@ -265,7 +270,8 @@ pub type StoreFuture<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + S
 /// Where locks live. Every operation may be repeated when its outcome isn't known.
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Takes the lock if it is free and nobody waits for it. Otherwise the claim joins the queue, if the
-    /// request says so. A repetition with the same token is granted again, and keeps its place.
+    /// request says so. A repetition with the same token is granted again, and keeps its place. A claim whose
+    /// turn is executed once is refused if the session has seen another turn with its once id.
     fn acquire(&self, claim: &Arc<Claim>, request: &AcquireRequest) -> StoreFuture<AcquireReply>;
 
     /// The number of the current connection, or of the last one; 0 for a store that needs none. A store may have
@@ -296,7 +302,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// has the lock did not answer. It is an error if none answered.
     fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<Option<bool>>>;
 
-    /// Frees the lock and offers it to the first waiter; `false` if the claim did not hold it.
+    /// Frees the lock and offers it to the first waiter; `false` if the claim did not hold it. A turn that is executed
+    /// once is remembered if its backend may have run it, and otherwise forgotten.
     fn release(&self, claim: &Claim) -> StoreFuture<bool>;
 
     /// Removes a claim from the queue, and frees its lock if the claim got it. The reply says whether an
@@ -449,7 +456,9 @@ impl AcquireReply {
             | Self::Waiting(..)
             | Self::QueueFull(_)
             | Self::Superseded
-            | Self::Dequeued => false,
+            | Self::Dequeued
+            | Self::Repeated(_)
+            | Self::KeyReused => false,
         }
     }
 }

@@ -12,14 +12,17 @@ use super::body_timer::BodyLimits;
 use super::forward::{OutgoingBody, ReadAheadLimit};
 use super::keep_alive::{EarlyResponse, WaitingTurn};
 use super::record::RequestRecord;
-use super::refusal::{BusyNotice, BusyReason, ErrorFormat, Refusal, SentenceLanguage};
+use super::refusal::{
+    BusyNotice, BusyReason, ErrorFormat, Refusal, RepeatReason, SentenceLanguage,
+};
 use crate::budget::Budget;
 use crate::config::{Config, NestedCalls, RetryAfter, TurnConfig};
 use crate::drain::DrainWatch;
 use crate::key::SessionKey;
 use crate::listen::ClientConnection;
 use crate::lock::{
-    AcquireError, BusySession, CallChain, LockGuard, LockLoss, Locks, TurnTag, WaitPlace,
+    AcquireError, BusySession, CallChain, LockGuard, LockLoss, LockRequest, Locks, TurnTag,
+    WaitPlace,
 };
 use crate::trace::{self, TurnTrace};
 
@@ -83,8 +86,14 @@ impl TurnLock<'_> {
         let callers = self.callers();
         let early = self.early.zip(lock.keep_alive);
         let place = early.map(|_| Arc::<WaitPlace>::default());
-        let (route, options) = (self.route, &lock.options);
-        let acquiring = locks.acquire(key, route, request_id, &callers, options, place.as_ref());
+        let asked = LockRequest {
+            route: self.route,
+            request: request_id,
+            callers: &callers,
+            place: place.as_ref(),
+            once: None,
+        };
+        let acquiring = locks.acquire(key, asked, &lock.options);
         let acquired = if lock.options.blocking {
             let keeping = self.keep_client(early, place.as_ref(), record);
             let mut drain = self.drain.clone();
@@ -183,6 +192,12 @@ impl TurnLock<'_> {
             AcquireError::TimedOut(key, _, session) => busy(BusyReason::TimedOut, key, session),
             AcquireError::Superseded(_) => Refusal::Superseded,
             AcquireError::Dequeued(_) => Refusal::Dequeued,
+            AcquireError::Repeated(key, first) => {
+                // A turn that comes back waits for that one alone.
+                let notice = self.notice(BusyReason::QueueFull, None, record);
+                Refusal::Repeat(key, RepeatReason::new(&first, notice))
+            }
+            AcquireError::KeyReused(key) => Refusal::Repeat(key, RepeatReason::KeyReused),
             AcquireError::Taken(_) => Refusal::LockLost(LockLoss::Taken),
             AcquireError::Store(error) => Refusal::Store(error),
         }

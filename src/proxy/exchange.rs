@@ -8,13 +8,12 @@ use std::future::{pending, poll_fn};
 use std::mem::replace;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use http::header::ACCEPT_ENCODING;
 use http::request::Parts;
-use http::{Request, Response, Version};
+use http::{Request, Response, StatusCode, Version};
 use tokio::time::{Instant, sleep_until};
 
 use super::end::{End, leave};
@@ -29,7 +28,7 @@ use super::record::RequestRecord;
 use super::refusal::Refusal;
 use crate::drain::DrainWatch;
 use crate::listen::ClientConnection;
-use crate::lock::LockGuard;
+use crate::lock::{LockGuard, SentFlag};
 
 /// A request on its way to its backend.
 pub(super) struct Exchange<'t> {
@@ -44,7 +43,7 @@ pub(super) struct Exchange<'t> {
 struct DetachableRequest<'t> {
     sending: SendFuture,
     /// Whether the backend may have got a byte of the request.
-    has_begun: Arc<AtomicBool>,
+    has_begun: SentFlag,
     timeout: &'t ResponseTimeout,
     held: Option<LockGuard>,
     orphans: &'t Orphans,
@@ -93,6 +92,18 @@ pub(super) async fn for_backend(
     request
 }
 
+/// Notes in the flag of a turn whether the backend says by its status that it has not run the turn: 425 (RFC 8470 §5.2),
+/// 429 (RFC 6585 §4) or 503 (RFC 9110 §15.6.4).
+fn note(response: &Response<BackendBody>, flag: Option<&SentFlag>) {
+    let is_refused = matches!(
+        response.status(),
+        StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+    );
+    if let Some(flag) = flag.filter(|_| is_refused) {
+        flag.note_refused();
+    }
+}
+
 // === impl Exchange ===
 
 impl Exchange<'_> {
@@ -109,7 +120,16 @@ impl Exchange<'_> {
     ) -> Result<Response<BackendBody>, Refusal> {
         let deadline = held.as_ref().and_then(LockGuard::deadline).cloned();
         let is_turn = held.is_some();
-        let sending = pin!(self.backend.send(request, is_turn, deadline.as_ref(), None));
+        let flag = held.as_ref().and_then(LockGuard::sent_flag).cloned();
+        let sending = pin!(async {
+            let has_begun = flag.as_ref().map(SentFlag::as_bool);
+            let sending = self
+                .backend
+                .send(request, is_turn, deadline.as_ref(), has_begun);
+            sending
+                .await
+                .inspect(|response| note(response, flag.as_ref()))
+        });
         self.response_head(sending, held).await
     }
 
@@ -126,13 +146,16 @@ impl Exchange<'_> {
         record: &mut RequestRecord,
     ) -> Result<Response<BackendBody>, Refusal> {
         let deadline = held.as_ref().and_then(LockGuard::deadline).cloned();
-        let (backend, has_begun) = (Arc::clone(self.backend), Arc::<AtomicBool>::default());
+        let flag = held.as_ref().and_then(LockGuard::sent_flag).cloned();
+        let (backend, flag) = (Arc::clone(self.backend), flag.unwrap_or_default());
         let mut detachable = DetachableRequest {
-            has_begun: Arc::clone(&has_begun),
+            has_begun: flag.clone(),
             sending: Box::pin(async move {
-                let (is_turn, has_begun) = (true, Some(&*has_begun));
+                let (is_turn, has_begun) = (true, Some(flag.as_bool()));
                 let sending = backend.send(request, is_turn, deadline.as_ref(), has_begun);
-                sending.await
+                sending
+                    .await
+                    .inspect(|response| note(response, Some(&flag)))
             }),
             timeout: self.timeout,
             held: held.take(),
@@ -202,8 +225,7 @@ impl Drop for DetachableRequest<'_> {
         };
         // An empty future takes no allocation.
         let sending = replace(&mut self.sending, Box::pin(pending()));
-        let has_begun = self.has_begun.load(Ordering::Relaxed);
-        if has_begun && held.must_stop().is_none() && self.orphans.may_adopt(None) {
+        if self.has_begun.is_set() && held.must_stop().is_none() && self.orphans.may_adopt(None) {
             let (give_up, record) = (self.timeout.response_due(), self.record.take());
             self.orphans.adopt_request(sending, give_up, held, record);
         } else {

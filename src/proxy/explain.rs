@@ -63,6 +63,7 @@ pub async fn explain(config: &Config, mut head: Parts, body: Bytes) -> Explained
         skipped: Vec::new(),
         templates: Vec::new(),
         outcome: ExplainedOutcome::Passes,
+        once: None,
         keeps_client: None,
         is_preflight: false,
         body_error: None,
@@ -112,11 +113,14 @@ pub async fn explain(config: &Config, mut head: Parts, body: Bytes) -> Explained
     let own = matched.and_then(|matched| matched.route.upstream.as_ref());
     let has_backend = own.or(config.upstream.as_ref()).is_some();
     let is_rejected = matched.is_none() && config.unmatched == Unmatched::Reject;
+    if let Ok(session) = &lookup.session {
+        explained.once.clone_from(&session.once);
+    }
     explained.outcome = match lookup.session {
         _ if is_rejected || !has_backend => refused(&Refusal::NoRoute),
         Err(error) => refused(&Refusal::Session(error)),
         Ok(session) => match session.lock {
-            NeededLock::Session(key) => ExplainedOutcome::Locks(key),
+            NeededLock::Session { key, .. } => ExplainedOutcome::Locks(key),
             NeededLock::Unneeded => ExplainedOutcome::Passes,
             NeededLock::NoSession(_) => ExplainedOutcome::NoSession {
                 code: Outcome::NoSession.as_str(),

@@ -177,7 +177,7 @@ impl RequestRecord {
         let watched = watched.and_then(|index| self.sinks.sessions.get(index));
         match lock {
             NeededLock::Unneeded => {}
-            NeededLock::Session(key) => {
+            NeededLock::Session { key, .. } => {
                 if let Some(watched) = watched {
                     watched.named();
                 }

@@ -21,10 +21,12 @@ use language::text_for_caller;
 pub(super) use busy::BusyNotice;
 pub(super) use format::ErrorFormat;
 pub(super) use language::SentenceLanguage;
+pub(super) use repeat::RepeatReason;
 
 mod busy;
 mod format;
 mod language;
+mod repeat;
 
 /// Why the proxy refuses a request.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub(super) enum Refusal {
     Superseded,
     /// An operator took the waiting turn out of the queue.
     Dequeued,
+    /// The session has seen a turn with the request's once id.
+    Repeat(SessionKey, RepeatReason),
     /// The session can't be read from the request.
     Session(SessionError),
     /// No route takes the request.
@@ -147,6 +151,7 @@ impl Refusal {
             Self::WouldDeadlock(_) => Outcome::WouldDeadlock,
             Self::Superseded | Self::LockLost(LockLoss::Interrupted) => Outcome::Superseded,
             Self::Dequeued => Outcome::Dequeued,
+            Self::Repeat(_, reason) => reason.outcome(),
             Self::Session(error) => match error {
                 SessionError::TooLarge { .. } | SessionError::TooDense { .. } => {
                     Outcome::BodyTooLarge
@@ -210,6 +215,7 @@ impl Refusal {
             | Self::WouldDeadlock(_)
             | Self::Superseded
             | Self::Dequeued
+            | Self::Repeat(..)
             | Self::NoRoute
             | Self::Draining => None,
         }
@@ -252,10 +258,19 @@ impl Refusal {
         if let Some(notice) = notice {
             notice.add_to(headers);
         }
-        if matches!(self, Self::Dequeued) {
+        if self.is_final() {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         response
+    }
+
+    /// Whether the same request gets the same response again.
+    fn is_final(&self) -> bool {
+        match self {
+            Self::Dequeued => true,
+            Self::Repeat(_, reason) => !reason.may_pass(),
+            _ => false,
+        }
     }
 
     fn content(&self, language: SentenceLanguage) -> ErrorContent {
@@ -311,6 +326,7 @@ impl Refusal {
                 "an operator took this turn out of the session's queue before it began".into(),
                 None,
             ),
+            Self::Repeat(key, reason) => reason.content(key, language),
             Self::Session(error) => session_content(error, language),
             Self::NoRoute => ErrorContent::new(
                 StatusCode::NOT_FOUND,

@@ -21,8 +21,8 @@ use seriatim::listen::{
 };
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
-    CallChain, ClaimIssuer, Dispatcher, Epoch, Fallback, Instance, LockOptions, Locks, OnLost,
-    Store, StoreHealth,
+    CallChain, ClaimIssuer, Dispatcher, Epoch, Fallback, Instance, LockOptions, LockRequest, Locks,
+    OnLost, Store, StoreHealth,
 };
 use seriatim::metrics::Metrics;
 use seriatim::proxy::{CorsMemory, ProcessShared, Proxy, ProxyBody, RecordSinks};
@@ -104,11 +104,8 @@ impl Interrupting {
         let locks = Arc::clone(&self.locks);
         let mut newest = Box::pin(async move {
             let nobody = CallChain::default();
-            drop(
-                locks
-                    .acquire(key, "newest", "r", &nobody, &options, None)
-                    .await,
-            );
+            let request = LockRequest::new("newest", "r", &nobody);
+            drop(locks.acquire(key, request, &options).await);
         });
         let asked = poll!(newest.as_mut());
         assert_eq!(asked, Poll::Pending, "the turn still has its lock");

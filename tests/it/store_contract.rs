@@ -91,6 +91,7 @@ mod instances;
 mod interrupts;
 mod kept_answers;
 mod locks;
+mod once;
 mod operating;
 mod queues;
 mod refusals;
@@ -115,6 +116,7 @@ pub(crate) fn rules() -> impl Iterator<Item = &'static Rule> {
         interrupts::RULES,
         kept_answers::RULES,
         locks::RULES,
+        once::RULES,
         operating::RULES,
         queues::RULES,
         silence::RULES,

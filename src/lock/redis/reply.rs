@@ -6,7 +6,8 @@ use redis::Value;
 
 use crate::key::SessionKey;
 use crate::lock::{
-    AcquireReply, BusySession, Fence, InstanceLiveness, LockHolder, LockInfo, QueueState, Ticket,
+    AcquireReply, BusySession, Fence, InstanceLiveness, LockHolder, LockInfo, QueueState,
+    RepeatedState, RepeatedTurn, Ticket,
 };
 
 /// The holder of a lock whose value can't be shown: it isn't UTF-8, or the key isn't a string. Another program
@@ -42,6 +43,7 @@ pub(super) fn acquired(value: &Value) -> Option<AcquireOutcome> {
                 Ticket(ticket.unsigned_abs()),
                 LockHolder::new(text(holder)?),
             ),
+            [state, turn, token] => repeated(text(state)?, text(turn)?, text(token)?)?,
             [Value::Int(-1)] => AcquireReply::Superseded,
             [Value::Int(-2)] => AcquireReply::Dequeued,
             [
@@ -65,6 +67,23 @@ pub(super) fn acquired(value: &Value) -> Option<AcquireOutcome> {
         _ => return None,
     };
     Some(AcquireOutcome::Reply(reply))
+}
+
+/// The reply of `acquire.lua` to a repeat.
+fn repeated(state: &str, turn: &str, token: &str) -> Option<AcquireReply> {
+    let state = match state {
+        "w" => RepeatedState::Waits,
+        "r" => RepeatedState::Runs,
+        "e" => RepeatedState::Ended,
+        "d" => RepeatedState::InDoubt,
+        "k" => return Some(AcquireReply::KeyReused),
+        _ => return None,
+    };
+    Some(AcquireReply::Repeated(RepeatedTurn {
+        turn: turn.parse().ok()?,
+        state,
+        holder: (!token.is_empty()).then(|| LockHolder::new(token)),
+    }))
 }
 
 /// The reply of `watch.lua` about one queue.

@@ -13,7 +13,7 @@ use super::format::BusyMembers;
 use crate::lock::BusySession;
 
 /// What the client of a busy session is told beside the error.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::proxy) struct BusyNotice {
     /// After which time the client should try again.
     pub(in crate::proxy) retry_after: Duration,
