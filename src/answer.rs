@@ -17,9 +17,14 @@ use crate::key::SessionKey;
 use crate::lock::ClaimId;
 
 pub use kept::{Answer, AnswerReader};
+pub use shared::{SharedAnswers, SharingOptions};
 pub use writer::AnswerWriter;
 
+mod entry;
+mod follower;
+mod keeper;
 mod kept;
+mod shared;
 mod text;
 mod writer;
 
@@ -123,6 +128,44 @@ impl Answers {
         of_session.push(Arc::clone(&answer));
         drop(sessions);
         AnswerWriter::new(self.clone(), answer, limits)
+    }
+
+    /// A reader of a turn's answer, which another process has: the writer fills it from there. Without a writer, this
+    /// process has the answer already. It isn't kept beyond its end.
+    fn follow(
+        &self,
+        key: &SessionKey,
+        turn: ClaimId,
+        limits: AnswerLimits,
+    ) -> (AnswerReader, Option<AnswerWriter>) {
+        let mut sessions = self.0.sessions.lock();
+        let of_session = sessions.by_key.entry(key.clone()).or_default();
+        if let Some(answer) = of_session.iter().find(|answer| answer.turn() == turn) {
+            return (answer.reader(), None);
+        }
+        let answer = Arc::new(Answer::new(key.clone(), turn, Arc::clone(&self.0.bytes)));
+        // In front: an own turn's answer is newer.
+        of_session.insert(0, Arc::clone(&answer));
+        let reader = answer.reader();
+        let limits = AnswerLimits {
+            keep: Duration::ZERO,
+            ..limits
+        };
+        (
+            reader,
+            Some(AnswerWriter::new(self.clone(), answer, limits)),
+        )
+    }
+
+    /// Forgets an answer that nobody reads. Gives `false` if somebody does.
+    fn forget_unread(&self, answer: &Arc<Answer>) -> bool {
+        let mut sessions = self.0.sessions.lock();
+        // A reader that `follow` gives has begun under this mutex.
+        let is_unread = !answer.is_read();
+        if is_unread {
+            sessions.remove(answer);
+        }
+        is_unread
     }
 
     /// The newest answer of a session: that of the turn that runs, or the last that is kept.

@@ -92,6 +92,7 @@ impl TurnLock<'_> {
             callers: &callers,
             place: place.as_ref(),
             once: None,
+            is_kept: lock.replay,
         };
         let acquiring = locks.acquire(key, asked, &lock.options);
         let acquired = if lock.options.blocking {

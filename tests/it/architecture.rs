@@ -35,7 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // Whose answers they are: a session's, and a turn's.
-    ("answer", &["key", "lock", "metrics"]),
+    ("answer", &["cipher", "key", "lock", "metrics"]),
     ("metrics", &["outcome"]),
     ("outcome", &[]),
     ("drain", &[]),
@@ -100,6 +100,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // Of lock, the options of `[lock]`, which it reads.
     ("config", &["key", "lock", "pem_files", "secret"]),
     ("secret", &[]),
+    // A key's file is a secret.
+    ("cipher", &["secret"]),
     ("logging", &[]),
     // What a request's spans say of its route and its session, and where they are sent.
     (
