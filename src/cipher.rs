@@ -12,9 +12,12 @@ use thiserror::Error;
 
 use crate::secret::{Secret, SecretError, SecretFile};
 
-/// The keys of a file. The first one encrypts, and each of them decrypts. Cheap to clone.
-#[derive(Clone)]
-pub struct CipherKeys(Arc<[CipherKey]>);
+/// The keys of a file, as it was when it was read. The first one encrypts, and each of them decrypts. Cheap to clone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CipherKeys {
+    file: SecretFile,
+    keys: Arc<[CipherKey]>,
+}
 
 struct CipherKey {
     /// By which keys are compared.
@@ -76,9 +79,17 @@ impl CipherKeys {
         let keys: Vec<_> = keys.collect::<Result<_, _>>()?;
         match keys.len() {
             0 => Err(SecretError::Empty(file.path().to_owned()).into()),
-            1..=MAX_KEYS => Ok(Self(keys.into())),
+            1..=MAX_KEYS => Ok(Self {
+                file: file.clone(),
+                keys: keys.into(),
+            }),
             _ => Err(CipherKeysError::TooMany(file.path().to_owned())),
         }
+    }
+
+    /// The file.
+    pub fn file(&self) -> &SecretFile {
+        &self.file
     }
 
     /// Encrypts a text for one place.
@@ -86,7 +97,7 @@ impl CipherKeys {
     /// # Errors
     /// When the system gives no random numbers.
     pub fn encrypt(&self, place: &[u8], text: &[u8]) -> Result<Vec<u8>, CipherError> {
-        let key = self.0.first().ok_or(CipherError::OtherKey)?;
+        let key = self.keys.first().ok_or(CipherError::OtherKey)?;
         let mut nonce = [0; NONCE_LEN];
         // Random: a key may encrypt 2^32 texts before the chance of two equal nonces is 2^-32.
         getrandom::fill(&mut nonce).map_err(|_| CipherError::NoRandomNumbers)?;
@@ -111,7 +122,7 @@ impl CipherKeys {
         let (nonce, sealed) = sealed
             .split_first_chunk::<NONCE_LEN>()
             .ok_or(CipherError::OtherKey)?;
-        for CipherKey { key, .. } in &*self.0 {
+        for CipherKey { key, .. } in &*self.keys {
             let mut text = sealed.to_vec();
             let nonce = Nonce::assume_unique_for_key(*nonce);
             if let Ok(opened) = key.open_in_place(nonce, Aad::from(place), &mut text) {
@@ -124,18 +135,9 @@ impl CipherKeys {
     }
 }
 
-impl PartialEq for CipherKeys {
-    fn eq(&self, other: &Self) -> bool {
-        self.0
-            .iter()
-            .map(|key| &key.digest)
-            .eq(other.0.iter().map(|key| &key.digest))
-    }
-}
-
 impl fmt::Debug for CipherKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CipherKeys({} keys)", self.0.len())
+        write!(f, "CipherKeys({} keys of {})", self.keys.len(), self.file)
     }
 }
 
@@ -149,6 +151,14 @@ impl CipherKey {
         Some(Self { digest, key })
     }
 }
+
+impl PartialEq for CipherKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl Eq for CipherKey {}
 
 fn from_hex(text: &str) -> Option<[u8; KEY_BYTES]> {
     let digits: Vec<u8> = text
@@ -253,7 +263,10 @@ mod tests {
             BASE64.into(),
             BASE64.trim_end_matches('=').into(),
         ] {
-            assert!(keys(&same).unwrap() == key, "{same:?} is the same key");
+            assert!(
+                keys(&same).unwrap().keys == key.keys,
+                "{same:?} is the same key"
+            );
         }
         for wrong in [
             "secret",
@@ -276,6 +289,9 @@ mod tests {
         assert!(keys("\n\n").is_err(), "an empty file has no key");
         let many = [HEX; MAX_KEYS + 1].join("\n");
         assert!(keys(&many).unwrap_err().contains("more than 8"));
-        assert_eq!(format!("{key:?}"), "CipherKeys(1 keys)");
+        assert!(
+            format!("{key:?}").starts_with("CipherKeys(1 keys of /"),
+            "no key is shown"
+        );
     }
 }

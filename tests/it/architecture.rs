@@ -98,7 +98,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     // A secret's file is looked at when the configuration is read, and read when it is asked for.
     // Of lock, the options of `[lock]`, which it reads.
-    ("config", &["key", "lock", "pem_files", "secret"]),
+    ("config", &["cipher", "key", "lock", "pem_files", "secret"]),
     ("secret", &[]),
     // A key's file is a secret.
     ("cipher", &["secret"]),
