@@ -133,7 +133,6 @@ struct RoutedRequest {
     /// `None`: the request takes no lock.
     key: Option<SessionKey>,
     /// What tells whether the request repeats another one of its session; `None`: it has no once id.
-    #[expect(dead_code, reason = "the store doesn't ask for it yet")]
     once: Option<OnceKey>,
     body: RequestBody<ClientBody>,
 }
@@ -339,8 +338,8 @@ impl Proxy {
             backend,
             route,
             key,
+            once,
             body,
-            ..
         } = self.route(&head, body, record, format).await?;
         let mut body = self.outgoing_body(client, &head, body, &backend);
         let locked = route.as_ref();
@@ -360,6 +359,7 @@ impl Proxy {
                 turn,
                 headers: &head.headers,
                 callers: head.extensions.get(),
+                once: once.as_ref(),
                 early: early
                     .filter(|_| upgrade.is_none() && self.keeps_client(&head, origin, route)),
                 format,

@@ -1,39 +1,23 @@
-//! A turn's claim to a lock: its token in the store, and its short id in messages.
+//! A turn's claim to a lock, and its token in the store. Its short id in messages is in `claim_id`.
 //!
 //! Invariant: no two claims of any two processes have the same token or id. A claim has both before
 //! the first command about it is sent. What another holder's value says is in `holder`.
 
 use std::fmt::{self, Write as _};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
-use thiserror::Error;
 
-use super::OnceClaim;
 use super::format::INSTANCE_FORMAT;
+use super::{ClaimId, Epoch, OnceClaim, OnceTurn};
 use crate::key::SessionKey;
 
 /// The value of a held lock: one line of JSON that tells a reader who holds the lock. Scripts only
 /// compare it for equality. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Token(pub(super) Arc<str>);
-
-/// The short id of a claim, which messages use. Unique among all claims of all instances.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ClaimId {
-    /// The epoch of the process that made the claim.
-    pub epoch: Epoch,
-    /// The claim's number in that process.
-    pub number: u64,
-}
-
-/// A random number that distinguishes a process from every other, even from one with the same
-/// instance name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Epoch(pub u64);
 
 /// One turn's claim to one session's lock.
 #[derive(Debug)]
@@ -70,11 +54,6 @@ pub struct ClaimIssuer {
     issued: AtomicU64,
 }
 
-/// A text that no instance of Seriatim wrote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("not written by an instance of Seriatim")]
-pub struct ForeignText;
-
 // === impl Token ===
 
 impl Token {
@@ -90,48 +69,16 @@ impl fmt::Debug for Token {
     }
 }
 
-// === impl ClaimId ===
-
-impl fmt::Display for ClaimId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{:x}", self.epoch, self.number)
-    }
-}
-
-impl FromStr for ClaimId {
-    type Err = ForeignText;
-
-    fn from_str(text: &str) -> Result<Self, ForeignText> {
-        let (epoch, number) = text.split_once('-').ok_or(ForeignText)?;
-        let number = u64::from_str_radix(number, 16).map_err(|_| ForeignText)?;
-        Ok(Self {
-            epoch: epoch.parse()?,
-            number,
-        })
-    }
-}
-
-// === impl Epoch ===
-
-impl fmt::Display for Epoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-impl FromStr for Epoch {
-    type Err = ForeignText;
-
-    fn from_str(text: &str) -> Result<Self, ForeignText> {
-        u64::from_str_radix(text, 16)
-            .map(Self)
-            .map_err(|_| ForeignText)
-    }
-}
-
 // === impl Claim ===
 
 impl Claim {
+    /// Lets the claim's turn be executed once.
+    #[must_use]
+    pub fn with_once(mut self, turn: Arc<OnceTurn>) -> Self {
+        self.once = Some(OnceClaim::new(turn));
+        self
+    }
+
     /// Notes that an acquisition got no reply. It may be executed after every later command, so the
     /// claim has to be withdrawn until that is no longer possible.
     pub(super) fn mark_in_doubt(&self) {

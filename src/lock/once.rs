@@ -1,4 +1,4 @@
-//! Turns that are executed once: what the store keeps of them, and what it says of a repeat.
+//! Turns that are executed once: what a claim says of its turn. What the store says of a repeat is in `repeat`.
 //!
 //! A turn with a once id has a record beside its session's lock. The record says whether the turn waits, runs or has
 //! ended, and stays for a while after the turn. A request that finds the record of another turn with its id is a
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::{Claim, ClaimId, LockHolder};
+use super::ClaimId;
 use crate::key::OnceKey;
 
 /// A turn that is executed once.
@@ -39,30 +39,6 @@ pub struct OnceClaim {
 #[derive(Clone, Debug, Default)]
 pub struct SentFlag(Arc<AtomicBool>);
 
-/// Another turn with the once id of a claim.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RepeatedTurn {
-    /// The id by which the turn is known.
-    pub turn: ClaimId,
-    /// What the store knows of it.
-    pub state: RepeatedState,
-    /// What the lock's value is while the turn holds it; `None`: the turn has ended.
-    pub holder: Option<LockHolder>,
-}
-
-/// What a store knows of a turn that a request repeats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RepeatedState {
-    /// The turn waits for its lock, or is about to take it.
-    Waits,
-    /// The turn has its lock.
-    Runs,
-    /// The turn has ended, and its backend may have run it.
-    Ended,
-    /// The turn had its lock and doesn't have it any more, and nobody has said how it ended.
-    InDoubt,
-}
-
 // === impl SentFlag ===
 
 impl SentFlag {
@@ -85,6 +61,14 @@ impl SentFlag {
 // === impl OnceClaim ===
 
 impl OnceClaim {
+    /// What a new claim of the turn adds. Its backend has been sent nothing.
+    pub(super) fn new(turn: Arc<OnceTurn>) -> Self {
+        Self {
+            turn,
+            is_sent: SentFlag::default(),
+        }
+    }
+
     /// What tells whether the turn's backend may have run the turn.
     pub fn sent_flag(&self) -> &SentFlag {
         &self.is_sent
@@ -100,19 +84,5 @@ impl OnceClaim {
     /// is over, and a lock's extension renews it.
     pub(super) fn record_ttl(&self, lease: Duration) -> Duration {
         self.turn.keep + lease
-    }
-}
-
-// === impl Claim ===
-
-impl Claim {
-    /// Lets the claim's turn be executed once.
-    #[must_use]
-    pub fn with_once(mut self, turn: Arc<OnceTurn>) -> Self {
-        self.once = Some(OnceClaim {
-            turn,
-            is_sent: SentFlag::default(),
-        });
-        self
     }
 }

@@ -219,12 +219,7 @@ impl RedisStore {
         claim: &Claim,
         parse: fn(bool, bool) -> T,
     ) -> StoreFuture<T> {
-        let record = self.names.record_of(claim);
-        let mut command = self.names.session(&claim.key).call_with(
-            record.as_deref(),
-            &scripts::RELEASE,
-            CLAIM_BYTES,
-        );
+        let mut command = self.names.call_about(claim, &scripts::RELEASE, CLAIM_BYTES);
         command
             .arg(claim.token.as_str())
             .arg(claim.not_after())
@@ -247,12 +242,9 @@ impl Store for RedisStore {
     fn acquire(&self, claim: &Arc<Claim>, request: &AcquireRequest) -> StoreFuture<AcquireReply> {
         let routes = self.routes.clone();
         let (claim, request) = (Arc::clone(claim), request.clone());
-        let record = self.names.record_of(&claim);
-        let command = self.names.session(&claim.key).call_with(
-            record.as_deref(),
-            &scripts::ACQUIRE,
-            CLAIM_BYTES,
-        );
+        let command = self
+            .names
+            .call_about(&claim, &scripts::ACQUIRE, CLAIM_BYTES);
         let waits = request.queue.is_some();
         let channel = waits.then(|| self.names.instance(&claim.instance));
         let names = self.names.clone();

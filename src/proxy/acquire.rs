@@ -18,7 +18,7 @@ use super::refusal::{
 use crate::budget::Budget;
 use crate::config::{Config, NestedCalls, RetryAfter, TurnConfig};
 use crate::drain::DrainWatch;
-use crate::key::SessionKey;
+use crate::key::{OnceKey, SessionKey};
 use crate::listen::ClientConnection;
 use crate::lock::{
     AcquireError, BusySession, CallChain, LockGuard, LockLoss, LockRequest, Locks, TurnTag,
@@ -41,6 +41,8 @@ pub(super) struct TurnLock<'t> {
     pub(super) headers: &'t HeaderMap,
     /// The turns that wait for the request; `None`: no turn does.
     pub(super) callers: Option<&'t CallChain>,
+    /// What tells whether the turn repeats another one; `None`: nothing does.
+    pub(super) once: Option<&'t OnceKey>,
     /// Where the turn may ask for a response before its own; `None`: its client reads no event stream.
     pub(super) early: Option<&'t EarlyResponse>,
     /// The format and the language of an error.
@@ -91,7 +93,7 @@ impl TurnLock<'_> {
             request: request_id,
             callers: &callers,
             place: place.as_ref(),
-            once: None,
+            once: self.once.map(|once| (once, lock.once_for)),
             is_kept: lock.replay,
         };
         let acquiring = locks.acquire(key, asked, &lock.options);

@@ -82,6 +82,17 @@ impl KeyNames {
         [&*self.prefix, "{", key.as_str(), "}:", name].concat()
     }
 
+    /// A call of a script with the keys of a claim's session, and that of its turn's record, if there is one;
+    /// `argument_bytes` is the size of the arguments to come.
+    pub(super) fn call_about(&self, claim: &Claim, script: &Script, argument_bytes: usize) -> Cmd {
+        let keys = self.session(&claim.key);
+        let Some(record) = self.record_of(claim) else {
+            return keys.call(script, argument_bytes);
+        };
+        let keys: Vec<_> = keys.0.iter().chain([&record]).map(String::as_str).collect();
+        script.call(keys.into_iter(), argument_bytes)
+    }
+
     /// A call of a script about several sessions, with the first `keys_each` keys of each of them, and then the
     /// keys in `records`; `argument_bytes` is the size of the arguments to come.
     pub(super) fn call_for<'k>(
@@ -121,20 +132,6 @@ impl SessionKeys {
     /// A call of a script with all keys; `argument_bytes` is the size of the arguments to come.
     pub(super) fn call(&self, script: &Script, argument_bytes: usize) -> Cmd {
         script.call(self.0.iter().map(String::as_str), argument_bytes)
-    }
-
-    /// A call of a script with all keys and that of a record, if there is one.
-    pub(super) fn call_with(
-        &self,
-        record: Option<&str>,
-        script: &Script,
-        argument_bytes: usize,
-    ) -> Cmd {
-        let Some(record) = record else {
-            return self.call(script, argument_bytes);
-        };
-        let keys: Vec<_> = self.0.iter().map(String::as_str).chain([record]).collect();
-        script.call(keys.into_iter(), argument_bytes)
     }
 }
 

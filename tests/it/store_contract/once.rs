@@ -143,7 +143,7 @@ async fn a_repeat_is_refused_while_its_turn_runs_and_after_it(bench: StoreSetup)
 async fn another_request_with_the_same_id_is_refused_as_such(bench: StoreSetup) {
     let first = bench.repeat(0);
     bench.granted(&first).await;
-    let other = || bench.turn(1, KEY, "id", "another print");
+    let other = || bench.turn(1, KEY, "id", "another");
     assert_eq!(bench.acquire(&other()).await, AcquireReply::KeyReused);
     bench.end(&first).await;
     assert_eq!(bench.acquire(&other()).await, AcquireReply::KeyReused);
@@ -167,7 +167,7 @@ async fn a_turn_whose_backend_was_sent_nothing_is_forgotten(bench: StoreSetup) {
     let first = bench.repeat(0);
     bench.granted(&first).await;
     assert!(bench.release(&first).await, "the turn had its lock");
-    let second = bench.turn(1, KEY, "id", "another print");
+    let second = bench.turn(1, KEY, "id", "another");
     bench.granted(&second).await;
     bench.withdraw(&second).await;
     let third = bench.repeat(2);
@@ -181,7 +181,7 @@ async fn a_repeat_of_a_turn_that_waits_is_refused(bench: StoreSetup) {
     let first = bench.join_once(0, PATIENT).await;
     let reply = bench.both("the first turn waits").await;
     assert_eq!(reply, repeated(&first.claim, RepeatedState::Waits));
-    let other = bench.turn(1, KEY, "id", "another print");
+    let other = bench.turn(1, KEY, "id", "another");
     let reply = bench.ask(&other, &waiting()).await;
     assert_eq!(reply, AcquireReply::KeyReused);
     let again = bench.ask_again(&first).await;
@@ -214,7 +214,7 @@ async fn a_turn_that_waited_and_is_gone_is_forgotten(bench: StoreSetup) {
     let first = bench.join_once(1, PATIENT).await;
     sleep(WAITER_TIMEOUT + Duration::from_millis(10)).await;
     // Even another request gets the id.
-    let claim = bench.turn(2, KEY, "id", "another print");
+    let claim = bench.turn(2, KEY, "id", "another");
     let AcquireReply::Waiting(ticket, _) = bench.ask(&claim, &waiting()).await else {
         panic!("the instance of the first turn is gone");
     };
@@ -264,8 +264,8 @@ async fn a_turn_whose_lock_is_lost_is_in_doubt_until_it_says_how_it_ended(bench:
     bench.granted(&other).await;
     let reply = bench.both("another turn has the lock").await;
     assert_eq!(reply, repeated(&first, RepeatedState::InDoubt));
-    let reply = bench.acquire(&bench.turn(1, KEY, "id", "another print"));
-    assert_eq!(reply.await, AcquireReply::KeyReused);
+    let reply = bench.acquire(&bench.turn(1, KEY, "id", "another")).await;
+    assert_eq!(reply, AcquireReply::KeyReused);
     assert!(!bench.end(&first).await, "the first turn has no lock");
     let reply = bench.both("the first turn says that it has ended").await;
     assert_eq!(reply, repeated(&first, RepeatedState::Ended));
