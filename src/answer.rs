@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, SET_COOKIE, TRAILER, TRANSFER_ENCODING, UPGRADE};
@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use crate::key::SessionKey;
 use crate::lock::ClaimId;
+use crate::metrics::Metrics;
 
 pub use kept::{Answer, AnswerReader};
 pub use shared::{SharedAnswers, SharingOptions};
@@ -80,7 +81,11 @@ pub enum AnswerPart {
 struct AnswerTable {
     sessions: Mutex<KeptSessions>,
     /// How many bytes are in memory, over all answers that somebody keeps or reads.
-    bytes: Arc<AtomicU64>,
+    bytes: Arc<AtomicUsize>,
+    /// How many answers are kept.
+    count: Arc<AtomicUsize>,
+    /// Counts answers that aren't kept whole; `None`: nobody does.
+    metrics: Option<Metrics>,
 }
 
 #[derive(Debug, Default)]
@@ -120,12 +125,23 @@ impl AnswerHead {
 // === impl Answers ===
 
 impl Answers {
+    /// No answers yet. Their numbers are shown in the metrics.
+    pub fn new(metrics: &Metrics) -> Self {
+        Self(Arc::new(AnswerTable {
+            sessions: Mutex::default(),
+            bytes: metrics.kept_answer_bytes(),
+            count: metrics.kept_answers(),
+            metrics: Some(metrics.clone()),
+        }))
+    }
+
     /// Begins the answer of a turn, which becomes the newest of its session.
     pub fn begin(&self, key: &SessionKey, turn: ClaimId, limits: AnswerLimits) -> AnswerWriter {
         let answer = Arc::new(Answer::new(key.clone(), turn, Arc::clone(&self.0.bytes)));
         let mut sessions = self.0.sessions.lock();
         let of_session = sessions.by_key.entry(key.clone()).or_default();
         of_session.push(Arc::clone(&answer));
+        self.0.count.fetch_add(1, Ordering::Relaxed);
         drop(sessions);
         AnswerWriter::new(self.clone(), answer, limits)
     }
@@ -182,17 +198,17 @@ impl Answers {
 
     /// How many answers are kept, whether they have ended or not.
     pub fn len(&self) -> usize {
-        self.0.sessions.lock().by_key.values().map(Vec::len).sum()
+        self.0.count.load(Ordering::Relaxed)
     }
 
     /// Whether no answer is kept.
     pub fn is_empty(&self) -> bool {
-        self.0.sessions.lock().by_key.is_empty()
+        self.len() == 0
     }
 
     /// How many bytes of answers are in memory.
     pub fn bytes(&self) -> u64 {
-        self.0.bytes.load(Ordering::Relaxed)
+        self.0.bytes.load(Ordering::Relaxed) as u64
     }
 
     /// Makes room for `bytes` more: forgets answers that have ended, the oldest first. Returns whether there is room.
@@ -207,7 +223,7 @@ impl Answers {
                 return false;
             };
             // Its bytes are given back here, unless somebody still reads it.
-            sessions.remove(&oldest);
+            self.remove(&mut sessions, &oldest);
         }
         true
     }
@@ -225,26 +241,54 @@ impl Answers {
     fn forget_ended(&self, number: u64) {
         let mut sessions = self.0.sessions.lock();
         if let Some(answer) = sessions.ended.remove(&number) {
-            sessions.remove(&answer);
+            self.remove(&mut sessions, &answer);
+        }
+    }
+
+    /// Logs and counts an answer that isn't kept whole any more.
+    fn note_too_long(&self, answer: &Answer, limits: AnswerLimits) {
+        if let Some(metrics) = &self.0.metrics {
+            metrics.answer_too_long();
+        }
+        let key = answer.key().redacted();
+        let (bytes, max_turn) = (answer.length(), limits.max_turn);
+        match bytes > max_turn {
+            true => {
+                tracing::warn!(%key, max_turn, "an answer is longer than replay.max_turn, so it isn't kept whole")
+            }
+            false => {
+                tracing::warn!(%key, bytes, max_total = limits.max_total, "replay.max_total is reached, so an answer isn't kept whole")
+            }
         }
     }
 
     /// Forgets an answer that has not ended.
     fn forget(&self, answer: &Arc<Answer>) {
-        self.0.sessions.lock().remove(answer);
+        self.remove(&mut self.0.sessions.lock(), answer);
+    }
+
+    fn remove(&self, sessions: &mut KeptSessions, answer: &Arc<Answer>) {
+        if sessions.remove(answer) {
+            self.0.count.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
 // === impl KeptSessions ===
 
 impl KeptSessions {
-    fn remove(&mut self, answer: &Arc<Answer>) {
-        if let Some(answers) = self.by_key.get_mut(answer.key()) {
-            answers.retain(|kept| !Arc::ptr_eq(kept, answer));
-            if answers.is_empty() {
-                self.by_key.remove(answer.key());
-            }
+    /// Returns whether it was there.
+    fn remove(&mut self, answer: &Arc<Answer>) -> bool {
+        let Some(answers) = self.by_key.get_mut(answer.key()) else {
+            return false;
+        };
+        let before = answers.len();
+        answers.retain(|kept| !Arc::ptr_eq(kept, answer));
+        let is_removed = answers.len() < before;
+        if answers.is_empty() {
+            self.by_key.remove(answer.key());
         }
+        is_removed
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::admin::{AccessPolicy, AdminServer, StatusSource};
+use crate::answer::Answers;
 use crate::budget::Budget;
 use crate::config::listen::ListenAddress;
 use crate::config::{Config, ErrorLanguage, OnError, StoreAddress};
@@ -176,6 +177,7 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
         settings: Arc::clone(&settings),
         make_locks,
         shared: ProcessShared {
+            answers: Answers::new(&metrics),
             budget: Budget::new(metrics.buffered()),
             cors: CorsMemory::default(),
             sinks: sinks.clone(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, Version};
 use http_body::Body;
@@ -17,8 +17,11 @@ use http_body_util::{Either, Full};
 use hyper::upgrade::OnUpgrade;
 use tokio_util::task::TaskTracker;
 
+use crate::answer::{AnswerHead, AnswerWriter, Answers};
 use crate::budget::Budget;
-use crate::config::{Config, NestedCalls, OnDisconnect, Route, StreamKind, Unmatched};
+use crate::config::{
+    Config, NestedCalls, OnDisconnect, Route, SessionAction, StreamKind, Unmatched,
+};
 use crate::drain::DrainWatch;
 use crate::key::{OnceKey, SessionKey};
 use crate::listen::{ClientBody, ClientConnection, RejectedRequest, Serve};
@@ -36,8 +39,9 @@ use orphan::Orphans;
 use record::{RequestRecord, RouteSinks};
 use refusal::{ErrorFormat, Refusal, SentenceLanguage};
 use rejected::reject;
+use replay::AsideResponse;
 use route::Router;
-use session::{RequestBody, RequestSession};
+use session::{NeededLock, RequestBody, RequestSession};
 use silence::{FilledResponse, SilenceFiller};
 use tunnel::{TunnelEndpoints, Tunnels};
 
@@ -49,6 +53,7 @@ pub use explain::{
 pub use keep_alive::WaitingBody;
 pub use record::RecordSinks;
 pub use rejected::refusing;
+pub use replay::ViewerBody;
 pub use stream::{GuardedBody, ResponseAborted};
 
 mod acquire;
@@ -63,6 +68,7 @@ mod orphan;
 mod record;
 mod refusal;
 mod rejected;
+mod replay;
 mod route;
 mod session;
 mod silence;
@@ -70,7 +76,8 @@ mod stream;
 mod tunnel;
 
 /// The body of a turn's own response: of an error response, or of the backend's response with the turn's lock.
-pub type TurnBody = Either<Full<Bytes>, GuardedBody>;
+/// Or, for a request that is no turn, of the answer of one.
+pub type TurnBody = Either<Full<Bytes>, Either<GuardedBody, Box<ViewerBody>>>;
 
 /// The body of a response: of a turn's own response, or of one that began before it.
 pub type ProxyBody = Either<TurnBody, Box<WaitingBody>>;
@@ -93,6 +100,8 @@ pub struct Proxy {
 /// What all workers of a process share. Cheap to clone.
 #[derive(Clone)]
 pub struct ProcessShared {
+    /// The answers of turns that are kept.
+    pub answers: Answers,
     /// Counts the bytes of buffered bodies.
     pub budget: Budget,
     /// What the backends have allowed to pages of other origins.
@@ -146,6 +155,16 @@ struct AnsweredTurn {
     orphans: Option<Arc<Orphans>>,
     /// The client's side of a connection that leaves HTTP after this response; `None`: it doesn't.
     upgraded: Option<OnUpgrade>,
+    /// Writes the turn's answer for other requests; `None`: it isn't kept.
+    answer: Option<Box<AnswerWriter>>,
+}
+
+/// What a request gets that is not refused.
+enum RequestResponse {
+    /// The backend's response.
+    Backend(Box<AnsweredTurn>),
+    /// A response without a backend, to a request that is no turn.
+    Aside(AsideResponse),
 }
 
 // === impl Proxy ===
@@ -267,11 +286,14 @@ impl Proxy {
         // Boxed, because hyper moves a request's future several times before it is polled.
         let turn = Box::pin(self.turn(asked, &mut record, &mut format));
         match turn.await {
-            Ok(answered) => {
+            Ok(RequestResponse::Aside(response)) => {
+                self.respond_aside(client, response, origin.as_ref(), record)
+            }
+            Ok(RequestResponse::Backend(answered)) => {
                 if let Some(origin) = &origin {
                     self.learn_origin(origin, announced.as_deref(), &record, &answered.response);
                 }
-                self.respond(client, answered, record).await
+                self.respond(client, *answered, record).await
             }
             Err(refusal) => {
                 let mut response = refusal.response(&format, language);
@@ -320,7 +342,7 @@ impl Proxy {
         asked: AskedTurn<'_>,
         record: &mut RequestRecord,
         format: &mut ErrorFormat,
-    ) -> Result<AnsweredTurn, Refusal> {
+    ) -> Result<RequestResponse, Refusal> {
         let AskedTurn {
             client,
             mut head,
@@ -341,10 +363,16 @@ impl Proxy {
             once,
             body,
         } = self.route(&head, body, record, format).await?;
-        let mut body = self.outgoing_body(client, &head, body, &backend);
         let locked = route.as_ref();
         let locked = locked.and_then(|route| Some((route, route.turn.as_ref()?)));
-        let mut held = None;
+        if let (Some((_, turn)), Some(key)) = (locked, &key)
+            && turn.action() != SessionAction::Turn
+        {
+            let aside = self.aside(turn, key, &head.headers, record).await;
+            return aside.map(RequestResponse::Aside);
+        }
+        let mut body = self.outgoing_body(client, &head, body, &backend);
+        let (mut held, mut answer) = (None, None);
         if let (Some((route, turn)), Some(key)) = (locked, key) {
             if turn.lock.nested_calls == NestedCalls::Traceparent {
                 headers::keep_traced_callers(&mut head);
@@ -365,7 +393,13 @@ impl Proxy {
                 format,
                 language,
             };
-            held = Some(lock.acquire(key, &mut body, record).await?);
+            let granted = lock.acquire(key, &mut body, record).await?;
+            answer = self.begin_answer(turn, &granted);
+            if answer.is_some() {
+                // Those who read the answer later may not know the encoding.
+                head.headers.remove(ACCEPT_ENCODING);
+            }
+            held = Some(granted);
         }
         let lock = locked.filter(|_| held.is_some());
         let lock = lock.map(|(_, turn)| &turn.lock);
@@ -391,7 +425,8 @@ impl Proxy {
         let sent = match orphans {
             None => exchange.send(request, &mut held).await,
             Some(orphans) => {
-                let sending = exchange.send_detachable(request, &mut held, orphans, record);
+                let sending =
+                    exchange.send_detachable(request, &mut held, orphans, record, &mut answer);
                 sending.await
             }
         };
@@ -399,18 +434,22 @@ impl Proxy {
             Ok(mut response) => {
                 record.response_began(response.status().as_u16());
                 let upgraded = upgrade::clean_response(&mut response, upgrade);
+                if let Some(answer) = answer.as_mut().filter(|_| upgraded.is_none()) {
+                    answer.head(AnswerHead::new(response.status(), response.headers()));
+                }
                 if let Some(waited) = held.as_ref().and_then(LockGuard::waited) {
                     headers::add_server_timing(response.headers_mut(), waited);
                 }
                 // Always, because HTTP/1.0 ends a response of unknown length with the connection: one
                 // that is cut off would look whole.
                 *response.version_mut() = Version::HTTP_11;
-                Ok(AnsweredTurn {
+                Ok(RequestResponse::Backend(Box::new(AnsweredTurn {
                     response,
                     held,
                     orphans: orphans.cloned(),
                     upgraded,
-                })
+                    answer,
+                })))
             }
             Err(refusal) => Err(self.refuse_turn(client, refusal, held, record).await),
         }
@@ -455,6 +494,16 @@ impl Proxy {
             }
         }
         let RequestSession { lock, once, body } = lookup.session.map_err(Refusal::Session)?;
+        let turn = matched.and_then(|matched| matched.route.turn.as_ref());
+        let lock = match lock {
+            // What has no session has no turn to read or to stop.
+            NeededLock::NoSession(error)
+                if turn.is_some_and(|turn| turn.action() != SessionAction::Turn) =>
+            {
+                return Err(Refusal::Session(error));
+            }
+            lock => lock,
+        };
         Ok(RoutedRequest {
             backend: Arc::clone(backend),
             route: matched.map(|matched| Arc::clone(&matched.route)),
@@ -527,6 +576,7 @@ impl Proxy {
             held,
             orphans,
             upgraded,
+            answer,
         } = answered;
         let (is_early, is_stream) = (record.is_early(), keep_alive::is_event_stream(&response));
         // Nothing of another response passes behind an early head. What is told of it follows when the turn is over,
@@ -563,9 +613,9 @@ impl Proxy {
             has_length: head.headers.contains_key(CONTENT_LENGTH),
         };
         let filler = SilenceFiller::for_response(filled, record.keep_alive(), idle_stream);
-        let mut body = GuardedBody::new(body, held, orphans, record, filler);
+        let mut body = GuardedBody::new(body, held, orphans, record, filler, answer);
         body.release_if_empty().await;
-        Response::from_parts(head, Either::Right(body))
+        Response::from_parts(head, Either::Right(Either::Left(body)))
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::mem::take;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
@@ -25,7 +25,7 @@ pub struct Answer {
     turn: ClaimId,
     state: Mutex<AnswerState>,
     /// How many bytes of answers the process has in memory.
-    all_bytes: Arc<AtomicU64>,
+    all_bytes: Arc<AtomicUsize>,
 }
 
 /// Reads an answer from some byte on. Dropping it is all that a reader does who has enough.
@@ -70,7 +70,7 @@ pub(super) const WINDOW: u64 = 256 * 1024;
 
 impl Answer {
     /// An empty answer. It counts its bytes in `all_bytes`, too.
-    pub(super) fn new(key: SessionKey, turn: ClaimId, all_bytes: Arc<AtomicU64>) -> Self {
+    pub(super) fn new(key: SessionKey, turn: ClaimId, all_bytes: Arc<AtomicUsize>) -> Self {
         Self {
             key,
             turn,
@@ -194,9 +194,11 @@ impl Answer {
             }
             let after = state.length - state.start;
             if after >= before {
-                self.all_bytes.fetch_add(after - before, Ordering::Relaxed);
+                self.all_bytes
+                    .fetch_add((after - before) as usize, Ordering::Relaxed);
             } else {
-                self.all_bytes.fetch_sub(before - after, Ordering::Relaxed);
+                self.all_bytes
+                    .fetch_sub((before - after) as usize, Ordering::Relaxed);
             }
         });
     }
@@ -218,7 +220,7 @@ impl Drop for Answer {
     fn drop(&mut self) {
         let state = self.state.get_mut();
         let bytes = state.length - state.start;
-        self.all_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.all_bytes.fetch_sub(bytes as usize, Ordering::Relaxed);
     }
 }
 

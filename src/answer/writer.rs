@@ -4,6 +4,9 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::Frame;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
@@ -20,6 +23,8 @@ pub struct AnswerWriter {
     runtime: Option<Handle>,
     /// Whether only a window of the answer is kept.
     is_windowed: bool,
+    /// The trailers that came.
+    trailers: Option<HeaderMap>,
 }
 
 // === impl AnswerWriter ===
@@ -32,6 +37,7 @@ impl AnswerWriter {
             limits,
             runtime: Handle::try_current().ok(),
             is_windowed: false,
+            trailers: None,
         }
     }
 
@@ -57,7 +63,26 @@ impl AnswerWriter {
             self.is_windowed = true;
         }
         self.answer.push(data, self.is_windowed);
-        self.is_windowed != was_windowed
+        let is_over = self.is_windowed != was_windowed;
+        if is_over {
+            self.answers.note_too_long(&self.answer, self.limits);
+        }
+        is_over
+    }
+
+    /// Adds what a body's frame has: bytes, or the trailers.
+    pub fn frame(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.push(data);
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.trailers = Some(trailers.clone());
+        }
+    }
+
+    /// Ends an answer whose last frame has come.
+    pub fn end_whole(mut self) {
+        let trailers = self.trailers.take();
+        self.end(AnswerEnd::Whole { trailers });
     }
 
     /// Begins at the byte with this number, because what precedes it isn't kept. Nothing may have been added.

@@ -38,6 +38,10 @@ pub(super) struct Counters {
     pub(super) held: Gauge,
     pub(super) lock_ages: LockAgeSources,
     pub(super) waiters: Arc<WaitersGauge>,
+    pub(super) viewers: Gauge,
+    pub(super) kept_answers: Arc<AtomicUsize>,
+    pub(super) kept_answer_bytes: Arc<AtomicUsize>,
+    pub(super) long_answers: Counter,
     pub(super) buffered: Arc<AtomicUsize>,
     pub(super) buffered_limit: Gauge,
     pub(super) connections: Arc<AtomicUsize>,
@@ -138,6 +142,16 @@ impl Counters {
             "buffered_bytes",
             "Bytes of request bodies that are buffered",
         );
+        let kept_answers = shared_gauge(
+            it,
+            "kept_answers",
+            "Answers of turns that are kept, those of running turns included",
+        );
+        let kept_answer_bytes = shared_gauge(
+            it,
+            "kept_answer_bytes",
+            "Bytes of the answers that are kept or still read",
+        );
         let connections = shared_gauge(it, "connections", "Client connections that are open");
         let waiting: Gauge = registered(
             it,
@@ -174,6 +188,18 @@ impl Counters {
             held: registered(it, "locks_held", "Locks that turns of this process hold"),
             lock_ages: LockAgeSources::register(it),
             waiters: Arc::new(waiters),
+            viewers: registered(
+                it,
+                "viewers",
+                "Requests that read the answer of another request's turn at the moment",
+            ),
+            kept_answers,
+            kept_answer_bytes,
+            long_answers: registered(
+                it,
+                "long_answers",
+                "Answers that aren't kept whole, because they are over replay.max_turn or replay.max_total is reached",
+            ),
             buffered,
             buffered_limit: registered(
                 it,

@@ -108,6 +108,11 @@ impl RequestOrigin {
         })
     }
 
+    /// Whether a response with this `access-control-allow-origin` allows this origin by its name.
+    pub(super) fn is(&self, allowed: &HeaderValue) -> bool {
+        self.value == allowed
+    }
+
     /// Whether this is the origin of a host, whatever its scheme: TLS may end before this proxy.
     fn is_at(&self, host: &HeaderValue) -> bool {
         let authority = self

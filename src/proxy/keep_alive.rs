@@ -17,12 +17,12 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame};
-use http_body_util::{Either, Full};
+use http_body_util::Either;
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::refusal::{ErrorFormat, Refusal, SentenceLanguage};
-use super::stream::{GuardedBody, ResponseAborted};
+use super::stream::ResponseAborted;
 use crate::config::{EventName, StreamKind};
 use crate::lock::WaitPlace;
 use crate::wire::Bounds;
@@ -65,7 +65,7 @@ pub(super) struct WaitingTurn {
 }
 
 /// The body of a turn's own response: an error of the proxy, or what the backend sends.
-type OwnBody = Either<Full<Bytes>, GuardedBody>;
+type OwnBody = super::TurnBody;
 
 /// The future of a turn's own response.
 type TurnFuture = Pin<Box<dyn Future<Output = Response<OwnBody>> + Send>>;
@@ -323,9 +323,14 @@ impl OtherHead {
             Some(Some(error @ ResponseAborted::Silent)) => {
                 format.backend_error(StatusCode::GATEWAY_TIMEOUT, &error.to_string(), language)
             }
-            Some(Some(ResponseAborted::Backend(_)) | None) => {
-                format.backend_error(StatusCode::BAD_GATEWAY, "the backend broke off", language)
-            }
+            Some(
+                Some(
+                    ResponseAborted::Backend(_)
+                    | ResponseAborted::Answer
+                    | ResponseAborted::AnswerGone,
+                )
+                | None,
+            ) => format.backend_error(StatusCode::BAD_GATEWAY, "the backend broke off", language),
         }
     }
 }

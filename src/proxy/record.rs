@@ -20,8 +20,8 @@ use crate::config::{Route, Upstream};
 use crate::journal::JournalEvent;
 use crate::key::SessionKey;
 use crate::listen::RejectedRequest;
-use crate::lock::{Fence, LockGuard, LockLoss, Unprotected};
-use crate::metrics::RequestTimes;
+use crate::lock::{ClaimId, Fence, LockGuard, LockLoss, Unprotected};
+use crate::metrics::{ReplayKind, RequestTimes, ViewerGauge};
 use crate::outcome::Outcome;
 use crate::redact;
 use crate::trace::{self, RequestTrace, TurnTrace};
@@ -60,6 +60,8 @@ pub(super) struct RequestRecord {
     status: Option<u16>,
     /// Whether the client's response began while its turn waited.
     is_early: AtomicBool,
+    /// The turn whose answer the request reads; `None`: it reads none.
+    attached_to: Option<ClaimId>,
     /// What went wrong, for the operator.
     error: Option<String>,
     /// How the lock was lost; `None`: it wasn't.
@@ -119,6 +121,7 @@ impl RequestRecord {
             no_session: None,
             status: None,
             is_early: AtomicBool::new(false),
+            attached_to: None,
             error: None,
             loss: None,
             granted_at: None,
@@ -269,6 +272,18 @@ impl RequestRecord {
         if let Some(trace) = &mut self.trace {
             trace.response_began();
         }
+    }
+
+    /// Notes that the request reads the answer of this turn, which runs or has ended. It counts as a viewer until the
+    /// result is dropped.
+    pub(super) fn attached(&mut self, turn: ClaimId, has_ended: bool) -> ViewerGauge {
+        self.attached_to = Some(turn);
+        let kind = match has_ended {
+            true => ReplayKind::Kept,
+            false => ReplayKind::Live,
+        };
+        self.sinks.routes.route(self.route_index).replayed(kind);
+        self.sinks.metrics.viewing()
     }
 
     /// Finishes the record of a request that got an error response with this status and this many bytes, or an

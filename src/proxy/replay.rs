@@ -1,0 +1,207 @@
+//! Kept answers: turns write theirs, and requests that are no turns read them, or stop the turn that runs.
+//!
+//! Invariant: such a request takes no lock, and no backend gets it. It needs a session, as a turn does: who may read
+//! an answer is who could have sent the turn. How answers are kept is left to `crate::answer`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE,
+};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http_body_util::{Either, Full};
+
+use super::cors::RequestOrigin;
+use super::end::End;
+use super::keep_alive::is_event_stream;
+use super::record::RequestRecord;
+use super::refusal::Refusal;
+use super::silence::{FilledResponse, SilenceFiller};
+use super::{Proxy, TurnBody};
+use crate::answer::{AnswerHead, AnswerLimits, AnswerReader, AnswerWriter};
+use crate::config::{ReplayConfig, SessionAction, TurnConfig};
+use crate::key::SessionKey;
+use crate::listen::ClientConnection;
+use crate::lock::LockGuard;
+use attach::AttachRequest;
+
+pub use viewer::ViewerBody;
+
+mod attach;
+mod viewer;
+
+/// The response to a request that is no turn.
+pub(super) enum AsideResponse {
+    /// The answer of a turn.
+    Answer(ViewedAnswer),
+    /// The proxy's own, which is no error.
+    Own(Response<Bytes>),
+}
+
+/// A turn's answer, for another request.
+pub(super) struct ViewedAnswer {
+    head: Arc<AnswerHead>,
+    reader: AnswerReader,
+    /// Whether it is an event stream, into which comments can be written.
+    is_stream: bool,
+}
+
+// === impl Proxy ===
+
+impl Proxy {
+    /// Begins to keep the answer of a turn; `None`: its route doesn't.
+    pub(super) fn begin_answer(
+        &self,
+        turn: &TurnConfig,
+        held: &LockGuard,
+    ) -> Option<Box<AnswerWriter>> {
+        let answers = &self.shared.process.answers;
+        let limits = limits(&self.config.replay);
+        let begin = || answers.begin(held.key(), held.turn(), limits);
+        turn.lock.replay.then(|| Box::new(begin()))
+    }
+
+    /// Answers a request that is no turn: it reads the answer of its session's turn, or stops that turn.
+    ///
+    /// # Errors
+    /// When the answer is too long to be read from its beginning, the process begins to stop, or the store fails.
+    pub(super) async fn aside(
+        &self,
+        turn: &TurnConfig,
+        key: &SessionKey,
+        headers: &HeaderMap,
+        record: &RequestRecord,
+    ) -> Result<AsideResponse, Refusal> {
+        if turn.action() == SessionAction::Stop {
+            let by = format!("client of request {}", record.request_id);
+            let stopped = self.shared.locks.stop_turn(key, &by).await;
+            let stopped = stopped.map_err(Refusal::Store)?;
+            return Ok(AsideResponse::Own(stop_response(stopped)));
+        }
+        let request = AttachRequest {
+            answers: &self.shared.process.answers,
+            key,
+            headers,
+            over_limit: self.config.replay.over_limit,
+            takes_ended: turn.attach_ended,
+            drain: self.shared.drain.clone(),
+        };
+        Ok(match request.find().await? {
+            Some(answer) => AsideResponse::Answer(answer),
+            None => AsideResponse::Own(no_answer()),
+        })
+    }
+
+    /// Sends the response to a request that is no turn.
+    pub(super) fn respond_aside(
+        &self,
+        client: &ClientConnection,
+        response: AsideResponse,
+        origin: Option<&RequestOrigin>,
+        mut record: RequestRecord,
+    ) -> Response<TurnBody> {
+        let idle_stream = self.config.timeouts.idle_stream;
+        client.bounds.end_when_silent(idle_stream);
+        let answer = match response {
+            AsideResponse::Answer(answer) => answer,
+            AsideResponse::Own(mut response) => {
+                self.allow_origin(response.headers_mut(), origin, &record);
+                record.response_began(response.status().as_u16());
+                let bytes = response.body().len() as u64;
+                record.finish_turn(End::Complete, None, bytes);
+                return response.map(|body| Either::Left(Full::new(body)));
+            }
+        };
+        let mut headers = answer.head.headers.clone();
+        self.allow_origin(&mut headers, origin, &record);
+        record.response_began(answer.head.status.as_u16());
+        let filled = FilledResponse {
+            is_stream: answer.is_stream,
+            is_early: false,
+            has_length: false,
+        };
+        let filler = SilenceFiller::for_response(filled, record.keep_alive(), idle_stream);
+        let body = ViewerBody::new(answer.reader, record, filler);
+        let mut response = Response::new(Either::Right(Either::Right(Box::new(body))));
+        *response.status_mut() = answer.head.status;
+        *response.headers_mut() = headers;
+        response
+    }
+
+    /// Lets a page of the origin read a response. What the backend allowed to the origin of the turn's client stays if
+    /// it is the same, or any.
+    fn allow_origin(
+        &self,
+        headers: &mut HeaderMap,
+        origin: Option<&RequestOrigin>,
+        record: &RequestRecord,
+    ) {
+        let allowed = headers.get(ACCESS_CONTROL_ALLOW_ORIGIN);
+        let stays = allowed.is_some_and(|allowed| {
+            allowed == "*" || origin.is_some_and(|origin| origin.is(allowed))
+        });
+        if stays {
+            return;
+        }
+        for name in [
+            ACCESS_CONTROL_ALLOW_ORIGIN,
+            ACCESS_CONTROL_ALLOW_CREDENTIALS,
+            ACCESS_CONTROL_EXPOSE_HEADERS,
+        ] {
+            headers.remove(name);
+        }
+        if let Some(origin) = origin {
+            self.cors.add_to(headers, origin, record.route_name());
+        }
+    }
+}
+
+// === impl ViewedAnswer ===
+
+impl ViewedAnswer {
+    fn new(head: Arc<AnswerHead>, reader: AnswerReader) -> Self {
+        let mut response = Response::new(());
+        *response.status_mut() = head.status;
+        response.headers_mut().clone_from(&head.headers);
+        let is_stream = is_event_stream(&response);
+        Self {
+            head,
+            reader,
+            is_stream,
+        }
+    }
+}
+
+/// The bounds of kept answers.
+fn limits(config: &ReplayConfig) -> AnswerLimits {
+    AnswerLimits {
+        max_turn: config.max_turn as u64,
+        max_total: config.max_total as u64,
+        keep: config.keep,
+    }
+}
+
+/// The response when there is no answer to read. An `EventSource` stops at it (WHATWG HTML, "Server-sent events").
+fn no_answer() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The response to a request that stops a turn. `stopped`: there was one.
+fn stop_response(stopped: bool) -> Response<Bytes> {
+    let body = match stopped {
+        true => "{\"stopped\":true}",
+        false => "{\"stopped\":false}",
+    };
+    let mut response = Response::new(Bytes::from_static(body.as_bytes()));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
