@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, SET_COOKIE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, SET_COOKIE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, StatusCode};
 use parking_lot::Mutex;
 
@@ -104,11 +104,10 @@ impl AnswerHead {
     /// The head of a response with these headers. Leaves out what is for the first client's connection alone (RFC 9110
     /// §7.6.1), the length, which another reader's body may not have, and cookies.
     pub fn new(status: StatusCode, headers: &HeaderMap) -> Self {
-        const FOR_ONE: [HeaderName; 6] = [
+        const FOR_ONE: [HeaderName; 5] = [
             CONNECTION,
             CONTENT_LENGTH,
             SET_COOKIE,
-            TRAILER,
             TRANSFER_ENCODING,
             UPGRADE,
         ];

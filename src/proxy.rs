@@ -3,21 +3,19 @@
 //! Each step owns what it needs, and gives it back when it is dropped. So a request that ends early, in
 //! whatever way, needs no code of its own here. What this file leaves out: how each step works.
 
-use std::iter;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH};
+use http::header::{ACCEPT_ENCODING, CONNECTION};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, Version};
 use http_body::Body;
 use http_body_util::{Either, Full};
-use hyper::upgrade::OnUpgrade;
 use tokio_util::task::TaskTracker;
 
-use crate::answer::{AnswerHead, AnswerWriter, Answers};
+use crate::answer::{AnswerHead, Answers, SharedAnswers};
 use crate::budget::Budget;
 use crate::config::{
     Config, NestedCalls, OnDisconnect, Route, SessionAction, StreamKind, Unmatched,
@@ -29,21 +27,20 @@ use crate::lock::{LockGuard, Locks};
 use acquire::TurnLock;
 use body_timer::BodyLimits;
 use cors::{CorsPolicy, RequestOrigin};
-use end::{End, leave};
 use exchange::Exchange;
 use forward::headers::{self, RequestIds};
 use forward::upgrade::{self, UpgradeRequest};
-use forward::{Backend, BackendBody, Backends, OutgoingBody, ResponseTimeout, Upload};
+use forward::{Backend, Backends, OutgoingBody, ResponseTimeout, Upload};
 use keep_alive::EarlyResponse;
 use orphan::Orphans;
 use record::{RequestRecord, RouteSinks};
 use refusal::{ErrorFormat, Refusal, SentenceLanguage};
 use rejected::reject;
 use replay::AsideResponse;
+use respond::AnsweredTurn;
 use route::Router;
 use session::{NeededLock, RequestBody, RequestSession};
-use silence::{FilledResponse, SilenceFiller};
-use tunnel::{TunnelEndpoints, Tunnels};
+use tunnel::Tunnels;
 
 pub use cors::CorsMemory;
 pub use explain::{
@@ -69,6 +66,7 @@ mod record;
 mod refusal;
 mod rejected;
 mod replay;
+mod respond;
 mod route;
 mod session;
 mod silence;
@@ -114,6 +112,8 @@ pub struct ProcessShared {
 #[derive(Clone)]
 struct WorkerShared {
     locks: Arc<Locks>,
+    /// The answers of turns that are kept, here or on other replicas.
+    answers: SharedAnswers,
     process: ProcessShared,
     request_ids: Arc<RequestIds>,
     /// The tasks of turns that the worker waits for before it ends.
@@ -125,7 +125,6 @@ struct WorkerShared {
 struct AskedTurn<'t> {
     client: &'t ClientConnection,
     head: Parts,
-    body: ClientBody,
     upgrade: Option<UpgradeRequest>,
     early: Option<&'t EarlyResponse>,
     /// The page that sent it; `None`: no page of a browser did, as far as is known.
@@ -144,19 +143,6 @@ struct RoutedRequest {
     /// What tells whether the request repeats another one of its session; `None`: it has no once id.
     once: Option<OnceKey>,
     body: RequestBody<ClientBody>,
-}
-
-/// The head of a backend's response, and what its turn holds.
-struct AnsweredTurn {
-    response: Response<BackendBody>,
-    /// `None`: the turn has no lock.
-    held: Option<LockGuard>,
-    /// Where the turn goes on when its client is gone; `None`: it is cancelled.
-    orphans: Option<Arc<Orphans>>,
-    /// The client's side of a connection that leaves HTTP after this response; `None`: it doesn't.
-    upgraded: Option<OnUpgrade>,
-    /// Writes the turn's answer for other requests; `None`: it isn't kept.
-    answer: Option<Box<AnswerWriter>>,
 }
 
 /// What a request gets that is not refused.
@@ -185,12 +171,20 @@ impl Proxy {
     ) -> Self {
         let shared = WorkerShared {
             locks,
+            answers: SharedAnswers::in_memory(process.answers.clone()),
             process,
             request_ids: Arc::new(RequestIds::new(number)),
             tasks,
             drain,
         };
         Self::with_shared(config, shared)
+    }
+
+    /// This proxy with answers that other replicas can read.
+    #[must_use]
+    pub fn sharing_answers(mut self, answers: SharedAnswers) -> Self {
+        self.shared.answers = answers;
+        self
     }
 
     /// This proxy by another configuration. Requests that have begun go on by the old one.
@@ -277,14 +271,13 @@ impl Proxy {
         let asked = AskedTurn {
             client,
             head,
-            body,
             upgrade,
             early,
             origin: origin.as_ref(),
             language,
         };
         // Boxed, because hyper moves a request's future several times before it is polled.
-        let turn = Box::pin(self.turn(asked, &mut record, &mut format));
+        let turn = Box::pin(self.request(asked, body, &mut record, &mut format));
         match turn.await {
             Ok(RequestResponse::Aside(response)) => {
                 self.respond_aside(client, response, origin.as_ref(), record)
@@ -315,62 +308,54 @@ impl Proxy {
         }
     }
 
-    /// Remembers what a response of the backend allows to the origin of its request. The response to a preflight
-    /// speaks for all routes of that backend to which the preflight announces a request.
-    fn learn_origin<B>(
-        &self,
-        origin: &RequestOrigin,
-        announced: Option<&[Arc<Route>]>,
-        record: &RequestRecord,
-        response: &Response<B>,
-    ) {
-        let own = record.route_name().unwrap_or_default();
-        let backend = self.config.backend_of(own);
-        let others = announced
-            .unwrap_or_default()
-            .iter()
-            .map(|route| &*route.name);
-        let others = others.filter(|name| *name != own && self.config.backend_of(name) == backend);
-        let routes = iter::once(own).chain(others);
-        self.cors
-            .learn(origin, routes, response.status(), response.headers());
-    }
-
-    /// From the request to the head of the backend's response, and the lock that its turn holds.
-    async fn turn(
+    /// From the request to what it gets, unless it is refused: a turn goes to its backend.
+    async fn request(
         &self,
         asked: AskedTurn<'_>,
+        body: ClientBody,
         record: &mut RequestRecord,
         format: &mut ErrorFormat,
     ) -> Result<RequestResponse, Refusal> {
+        if self.shared.drain.is_draining() {
+            return Err(Refusal::Draining);
+        }
+        Refusal::check_head(&asked.head)?;
+        let routed = self.route(&asked.head, body, record, format).await?;
+        let turn = routed.route.as_ref().and_then(|it| it.turn.as_ref());
+        let turn = turn.filter(|turn| turn.action() != SessionAction::Turn);
+        if let (Some(turn), Some(key)) = (turn, &routed.key) {
+            let aside = self.aside(turn, key, &asked.head.headers, record).await;
+            return aside.map(RequestResponse::Aside);
+        }
+        let answered = self.turn(asked, routed, record, format).await?;
+        Ok(RequestResponse::Backend(Box::new(answered)))
+    }
+
+    /// From a turn, or a request that passes without a lock, to the head of the backend's response.
+    async fn turn(
+        &self,
+        asked: AskedTurn<'_>,
+        routed: RoutedRequest,
+        record: &mut RequestRecord,
+        format: &mut ErrorFormat,
+    ) -> Result<AnsweredTurn, Refusal> {
         let AskedTurn {
             client,
             mut head,
-            body,
             upgrade,
             early,
             origin,
             language,
         } = asked;
-        if self.shared.drain.is_draining() {
-            return Err(Refusal::Draining);
-        }
-        Refusal::check_head(&head)?;
         let RoutedRequest {
             backend,
             route,
             key,
             once,
             body,
-        } = self.route(&head, body, record, format).await?;
+        } = routed;
         let locked = route.as_ref();
         let locked = locked.and_then(|route| Some((route, route.turn.as_ref()?)));
-        if let (Some((_, turn)), Some(key)) = (locked, &key)
-            && turn.action() != SessionAction::Turn
-        {
-            let aside = self.aside(turn, key, &head.headers, record).await;
-            return aside.map(RequestResponse::Aside);
-        }
         let mut body = self.outgoing_body(client, &head, body, &backend);
         let (mut held, mut answer) = (None, None);
         if let (Some((route, turn)), Some(key)) = (locked, key) {
@@ -443,13 +428,13 @@ impl Proxy {
                 // Always, because HTTP/1.0 ends a response of unknown length with the connection: one
                 // that is cut off would look whole.
                 *response.version_mut() = Version::HTTP_11;
-                Ok(RequestResponse::Backend(Box::new(AnsweredTurn {
+                Ok(AnsweredTurn {
                     response,
                     held,
                     orphans: orphans.cloned(),
                     upgraded,
                     answer,
-                })))
+                })
             }
             Err(refusal) => Err(self.refuse_turn(client, refusal, held, record).await),
         }
@@ -534,88 +519,6 @@ impl Proxy {
     /// The limits of a body that takes memory, or that holds a lock.
     fn holder_limits(&self) -> BodyLimits {
         BodyLimits::for_holder(&self.config.timeouts, &self.config.limits)
-    }
-
-    /// Ends a turn that got no response of its backend. The backend's connection is closed already.
-    async fn refuse_turn(
-        &self,
-        client: &ClientConnection,
-        refusal: Refusal,
-        held: Option<LockGuard>,
-        record: &mut RequestRecord,
-    ) -> Refusal {
-        // What looks like the backend's failure may be a request that its client cut off.
-        let refusal = match client.bad_body() {
-            Some(bad) if matches!(refusal, Refusal::Backend(_)) => Refusal::BadRequest(bad),
-            _ => refusal,
-        };
-        // The end of an error response shows the client that the session is free. That is not so when
-        // the lock was lost, and a process that stops has no time to wait.
-        let end = match refusal {
-            Refusal::LockLost(loss) => End::LockLost(loss),
-            Refusal::Draining => End::DrainAborted,
-            // The request to the backend was cancelled, or broke off.
-            _ => End::UpstreamAborted,
-        };
-        if held.is_some() {
-            let mut drain = self.shared.drain.clone();
-            record.hold = leave((), held, end).released(&mut drain).await;
-        }
-        refusal
-    }
-
-    /// Sends the backend's response to the client, with the turn in its body.
-    async fn respond(
-        &self,
-        client: &ClientConnection,
-        answered: AnsweredTurn,
-        mut record: RequestRecord,
-    ) -> Response<TurnBody> {
-        let AnsweredTurn {
-            mut response,
-            held,
-            orphans,
-            upgraded,
-            answer,
-        } = answered;
-        let (is_early, is_stream) = (record.is_early(), keep_alive::is_event_stream(&response));
-        // Nothing of another response passes behind an early head. What is told of it follows when the turn is over,
-        // even if that is so because the lock was lost.
-        if let Some(deadline) = held.as_ref().and_then(LockGuard::deadline)
-            && (is_stream || !is_early)
-        {
-            client.bounds.stop_at(deadline.clone());
-        }
-        let idle_stream = self.config.timeouts.idle_stream;
-        client.bounds.end_when_silent(idle_stream);
-        if let Some(upgraded) = upgraded {
-            let backend = hyper::upgrade::on(&mut response);
-            let (head, body) = response.into_parts();
-            let ends = TunnelEndpoints {
-                client: upgraded,
-                backend,
-                connection: body,
-                is_websocket: upgrade::is_websocket(&head.headers),
-            };
-            self.tunnels.run(ends, held, record);
-            return Response::from_parts(head, Either::Left(Full::default()));
-        }
-        let (head, body) = response.into_parts();
-        if is_early && !is_stream {
-            record.note_error(format!(
-                "no event stream, but status {}",
-                head.status.as_u16()
-            ));
-        }
-        let filled = FilledResponse {
-            is_stream,
-            is_early,
-            has_length: head.headers.contains_key(CONTENT_LENGTH),
-        };
-        let filler = SilenceFiller::for_response(filled, record.keep_alive(), idle_stream);
-        let mut body = GuardedBody::new(body, held, orphans, record, filler, answer);
-        body.release_if_empty().await;
-        Response::from_parts(head, Either::Right(Either::Left(body)))
     }
 }
 

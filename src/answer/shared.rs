@@ -14,10 +14,10 @@ use tokio_util::task::TaskTracker;
 use super::entry::{EntryCodec, EntryError};
 use super::follower::AnswerFollower;
 use super::keeper::AnswerKeeper;
-use super::{Answer, AnswerLimits, AnswerReader, Answers};
+use super::{Answer, AnswerLimits, AnswerReader, AnswerWriter, Answers};
 use crate::cipher::CipherKeys;
 use crate::key::SessionKey;
-use crate::lock::{ClaimId, ClaimIssuer, Store};
+use crate::lock::{ClaimId, ClaimIssuer, Epoch, Store};
 
 /// The answers of one worker's turns, and those of other replicas. Cheap to clone: clones share them.
 #[derive(Clone)]
@@ -26,7 +26,8 @@ pub struct SharedAnswers(Arc<SharedState>);
 struct SharedState {
     answers: Answers,
     issuer: Arc<ClaimIssuer>,
-    connect: ConnectStore,
+    /// `None`: there is no store that keeps answers.
+    connect: Option<ConnectStore>,
     /// A connection of its own, so that large answers delay no command about a lock. Made when it is needed first.
     store: OnceLock<Arc<dyn Store>>,
     keepers: TaskTracker,
@@ -58,10 +59,24 @@ impl SharedAnswers {
         issuer: Arc<ClaimIssuer>,
         connect: impl Fn() -> Arc<dyn Store> + Send + Sync + 'static,
     ) -> Self {
+        Self::with_store(answers, issuer, Some(Box::new(connect)))
+    }
+
+    /// The answers of a process that shares them with no other.
+    pub fn in_memory(answers: Answers) -> Self {
+        let issuer = ClaimIssuer::new("", Epoch(0), false);
+        Self::with_store(answers, Arc::new(issuer), None)
+    }
+
+    fn with_store(
+        answers: Answers,
+        issuer: Arc<ClaimIssuer>,
+        connect: Option<ConnectStore>,
+    ) -> Self {
         Self(Arc::new(SharedState {
             answers,
             issuer,
-            connect: Box::new(connect),
+            connect,
             store: OnceLock::new(),
             keepers: TaskTracker::new(),
             has_warned: AtomicBool::new(false),
@@ -73,47 +88,54 @@ impl SharedAnswers {
         &self.0.answers
     }
 
-    /// Writes the answer of a turn to the store from now on, in a task of its own.
+    /// Begins the answer of a turn, which becomes the newest of its session. A task writes it to the store.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn share(&self, answer: &Arc<Answer>, options: SharingOptions) {
+    pub fn begin(&self, key: &SessionKey, turn: ClaimId, options: SharingOptions) -> AnswerWriter {
+        let writer = self.0.answers.begin(key, turn, options.limits);
         if let Some(store) = self.store() {
-            let keeper = AnswerKeeper::new(store, Arc::clone(answer), options);
+            let keeper = AnswerKeeper::new(store, Arc::clone(writer.answer()), options);
             self.0.keepers.spawn(keeper.keep());
         }
+        writer
     }
 
-    /// A reader of the answer of the session's running turn, or else of the last one that is kept; `None`: there is
-    /// none. The reader of a turn without a response ends without a head. Cancel-safe.
+    /// A reader of the answer of the session's running turn, or else, if `takes_ended`, of the last one that is kept;
+    /// `None`: there is none. The reader of a turn without a response ends without a head. Cancel-safe.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub async fn find(&self, key: &SessionKey, options: &SharingOptions) -> Option<AnswerReader> {
-        let own = || self.0.answers.find(key).map(|answer| answer.reader());
-        let runs_here = |reader: &AnswerReader| {
-            let answer = reader.answer();
-            answer.end().is_none() && answer.turn().epoch == self.0.issuer.epoch()
-        };
-        if let Some(reader) = own().filter(runs_here) {
-            return Some(reader);
-        }
+    pub async fn find(
+        &self,
+        key: &SessionKey,
+        takes_ended: bool,
+        options: &SharingOptions,
+    ) -> Option<AnswerReader> {
+        let own = self.0.answers.find(key);
+        let is_own = |answer: &Answer| answer.turn().epoch == self.0.issuer.epoch();
+        let runs = |answer: &Arc<Answer>| answer.end().is_none();
+        let own = own.filter(|answer| takes_ended || runs(answer));
         let Some(store) = self.store() else {
-            return own();
+            return own.map(|answer| answer.reader());
         };
+        if let Some(answer) = own.as_ref().filter(|answer| runs(answer) && is_own(answer)) {
+            return Some(answer.reader());
+        }
         let found = match store.find_answer(key).await {
             Ok(found) => found,
             Err(error) => {
                 tracing::debug!(key = %key.redacted(), %error, "kept answers can't be looked up");
-                return own();
+                return own.map(|answer| answer.reader());
             }
         };
         let holder = found.holder.and_then(|holder| holder.turn());
         // The answers of another prefix have other names.
         let holder = holder.filter(|turn| turn.is_kept && *turn.prefix == *self.0.issuer.prefix());
-        match holder.map(|turn| turn.known_as).or(found.last) {
+        let last = found.last.filter(|_| takes_ended);
+        match holder.map(|turn| turn.known_as).or(last) {
             Some(turn) => Some(self.join(store, key, turn, options)),
-            None => own(),
+            None => own.map(|answer| answer.reader()),
         }
     }
 
@@ -145,7 +167,8 @@ impl SharedAnswers {
 
     /// The store, if it keeps answers.
     fn store(&self) -> Option<Arc<dyn Store>> {
-        let store = self.0.store.get_or_init(|| (self.0.connect)());
+        let connect = self.0.connect.as_ref()?;
+        let store = self.0.store.get_or_init(connect);
         store.keeps_answers().then(|| Arc::clone(store))
     }
 

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use super::end::{End, Leaving, leave};
-use super::forward::{BackendBody, SendFuture};
+use super::forward::{BackendBody, SendFuture, headers};
 use super::record::RequestRecord;
 use crate::answer::{AnswerHead, AnswerWriter};
 use crate::drain::DrainWatch;
@@ -102,8 +102,11 @@ impl Orphans {
                 Err(_) => End::UpstreamTimeout,
                 Ok(Err(_)) => End::UpstreamAborted,
                 Ok(Ok(response)) => {
-                    let (head, body) = response.into_parts();
-                    if let Some(answer) = &mut answer {
+                    let (mut head, body) = response.into_parts();
+                    headers::clean_response_headers(&mut head.headers);
+                    if let Some(answer) =
+                        answer.as_mut().filter(|_| !head.status.is_informational())
+                    {
                         answer.head(AnswerHead::new(head.status, &head.headers));
                     }
                     return read_to_end(body, Instant::now(), idle_stream, &bounds, answer).await;

@@ -68,6 +68,7 @@ mod replica_confirmation;
 mod replicas;
 mod resp2;
 mod restarts;
+mod resume;
 mod retry_after;
 mod returned_locks;
 mod rights;

@@ -70,13 +70,11 @@ impl Replica {
     /// Begins the answer of a turn, which goes to Redis.
     fn begin(&self) -> AnswerWriter {
         let turn = self.issuer.reserve_id();
-        let writer = self.answers.begin(&key(), turn, self.options.limits);
-        self.shared.share(writer.answer(), self.options.clone());
-        writer
+        self.shared.begin(&key(), turn, self.options.clone())
     }
 
     async fn find(&self) -> Option<AnswerReader> {
-        self.shared.find(&key(), &self.options).await
+        self.shared.find(&key(), true, &self.options).await
     }
 
     /// A reader of the session's answer, once its head is there.
@@ -254,7 +252,7 @@ async fn the_readers_of_a_process_that_is_gone_end_with_an_error() {
             let issuer = Arc::new(ClaimIssuer::new("pod-1", Epoch(1), false));
             let answers = Answers::default();
             let connect = move || Arc::new(stores.connect()) as Arc<dyn Store>;
-            let shared = SharedAnswers::new(answers.clone(), Arc::clone(&issuer), connect);
+            let shared = SharedAnswers::new(answers, Arc::clone(&issuer), connect);
             let limits = AnswerLimits {
                 max_turn: 1 << 20,
                 max_total: 1 << 20,
@@ -265,8 +263,7 @@ async fn the_readers_of_a_process_that_is_gone_end_with_an_error() {
                 run_ttl: RUN_TTL,
                 keys: None,
             };
-            let mut writer = answers.begin(&key(), issuer.reserve_id(), limits);
-            shared.share(writer.answer(), options);
+            let mut writer = shared.begin(&key(), issuer.reserve_id(), options);
             writer.head(head());
             writer.push(b"half");
             let _ = sender.send(());

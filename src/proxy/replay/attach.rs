@@ -1,9 +1,11 @@
 //! Finds the answer for a request that attaches, and where in it the request begins to read.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderName};
 
 use super::ViewedAnswer;
-use crate::answer::Answers;
+use crate::answer::{SharedAnswers, SharingOptions};
 use crate::config::OverLimit;
 use crate::drain::DrainWatch;
 use crate::key::SessionKey;
@@ -11,7 +13,8 @@ use crate::proxy::refusal::Refusal;
 
 /// A request for the answer of its session's turn.
 pub(super) struct AttachRequest<'t> {
-    pub(super) answers: &'t Answers,
+    pub(super) answers: &'t SharedAnswers,
+    pub(super) sharing: SharingOptions,
     pub(super) key: &'t SessionKey,
     pub(super) headers: &'t HeaderMap,
     /// What it gets of an answer whose beginning isn't kept.
@@ -33,13 +36,12 @@ impl AttachRequest<'_> {
     /// # Errors
     /// When the process begins to stop, or the answer is too long to be read from its beginning.
     pub(super) async fn find(mut self) -> Result<Option<ViewedAnswer>, Refusal> {
-        let Some(answer) = self.answers.find(self.key) else {
+        let (answers, takes_ended) = (self.answers, self.takes_ended);
+        let found = answers.find(self.key, takes_ended, &self.sharing).await;
+        let Some(mut reader) = found else {
             return Ok(None);
         };
-        if answer.end().is_some() && !self.takes_ended {
-            return Ok(None);
-        }
-        let mut reader = answer.reader();
+        let answer = Arc::clone(reader.answer());
         let head = tokio::select! {
             biased;
             head = reader.head() => head,
@@ -60,7 +62,10 @@ impl AttachRequest<'_> {
         }
         if viewed.reader.at() < answer.start() {
             let live = match self.over_limit {
-                OverLimit::Live if viewed.is_stream => answer.live_reader(),
+                // Nothing comes of an answer that has ended.
+                OverLimit::Live if viewed.is_stream && answer.end().is_none() => {
+                    answer.live_reader()
+                }
                 OverLimit::Live | OverLimit::Reject => None,
             };
             viewed.reader = live.ok_or(Refusal::AnswerTooLong)?;

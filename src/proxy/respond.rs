@@ -1,0 +1,148 @@
+//! From the head of a backend's response to the response of its turn: a body with the turn's lock, or a tunnel. Also the
+//! end of a turn that got no response.
+//!
+//! Invariant: the lock goes along with the response, and is released before the client can see its end.
+
+use std::iter;
+use std::sync::Arc;
+
+use http::Response;
+use http::header::CONTENT_LENGTH;
+use http_body_util::{Either, Full};
+use hyper::upgrade::OnUpgrade;
+
+use super::cors::RequestOrigin;
+use super::end::{End, leave};
+use super::forward::{BackendBody, upgrade};
+use super::keep_alive;
+use super::orphan::Orphans;
+use super::record::RequestRecord;
+use super::refusal::Refusal;
+use super::silence::{FilledResponse, SilenceFiller};
+use super::stream::GuardedBody;
+use super::tunnel::TunnelEndpoints;
+use super::{Proxy, TurnBody};
+use crate::answer::AnswerWriter;
+use crate::config::Route;
+use crate::listen::ClientConnection;
+use crate::lock::LockGuard;
+
+/// The head of a backend's response, and what its turn holds.
+pub(super) struct AnsweredTurn {
+    pub(super) response: Response<BackendBody>,
+    /// `None`: the turn has no lock.
+    pub(super) held: Option<LockGuard>,
+    /// Where the turn goes on when its client is gone; `None`: it is cancelled.
+    pub(super) orphans: Option<Arc<Orphans>>,
+    /// The client's side of a connection that leaves HTTP after this response; `None`: it doesn't.
+    pub(super) upgraded: Option<OnUpgrade>,
+    /// Writes the turn's answer for other requests; `None`: it isn't kept.
+    pub(super) answer: Option<Box<AnswerWriter>>,
+}
+
+// === impl Proxy ===
+
+impl Proxy {
+    /// Remembers what a response of the backend allows to the origin of its request. The response to a preflight
+    /// speaks for all routes of that backend to which the preflight announces a request.
+    pub(super) fn learn_origin<B>(
+        &self,
+        origin: &RequestOrigin,
+        announced: Option<&[Arc<Route>]>,
+        record: &RequestRecord,
+        response: &Response<B>,
+    ) {
+        let own = record.route_name().unwrap_or_default();
+        let backend = self.config.backend_of(own);
+        let others = announced
+            .unwrap_or_default()
+            .iter()
+            .map(|route| &*route.name);
+        let others = others.filter(|name| *name != own && self.config.backend_of(name) == backend);
+        let routes = iter::once(own).chain(others);
+        self.cors
+            .learn(origin, routes, response.status(), response.headers());
+    }
+
+    /// Ends a turn that got no response of its backend. The backend's connection is closed already.
+    pub(super) async fn refuse_turn(
+        &self,
+        client: &ClientConnection,
+        refusal: Refusal,
+        held: Option<LockGuard>,
+        record: &mut RequestRecord,
+    ) -> Refusal {
+        // What looks like the backend's failure may be a request that its client cut off.
+        let refusal = match client.bad_body() {
+            Some(bad) if matches!(refusal, Refusal::Backend(_)) => Refusal::BadRequest(bad),
+            _ => refusal,
+        };
+        // The end of an error response shows the client that the session is free. That is not so when
+        // the lock was lost, and a process that stops has no time to wait.
+        let end = match refusal {
+            Refusal::LockLost(loss) => End::LockLost(loss),
+            Refusal::Draining => End::DrainAborted,
+            // The request to the backend was cancelled, or broke off.
+            _ => End::UpstreamAborted,
+        };
+        if held.is_some() {
+            let mut drain = self.shared.drain.clone();
+            record.hold = leave((), held, end).released(&mut drain).await;
+        }
+        refusal
+    }
+
+    /// Sends the backend's response to the client, with the turn in its body.
+    pub(super) async fn respond(
+        &self,
+        client: &ClientConnection,
+        answered: AnsweredTurn,
+        mut record: RequestRecord,
+    ) -> Response<TurnBody> {
+        let AnsweredTurn {
+            mut response,
+            held,
+            orphans,
+            upgraded,
+            answer,
+        } = answered;
+        let (is_early, is_stream) = (record.is_early(), keep_alive::is_event_stream(&response));
+        // Nothing of another response passes behind an early head. What is told of it follows when the turn is over,
+        // even if that is so because the lock was lost.
+        if let Some(deadline) = held.as_ref().and_then(LockGuard::deadline)
+            && (is_stream || !is_early)
+        {
+            client.bounds.stop_at(deadline.clone());
+        }
+        let idle_stream = self.config.timeouts.idle_stream;
+        client.bounds.end_when_silent(idle_stream);
+        if let Some(upgraded) = upgraded {
+            let backend = hyper::upgrade::on(&mut response);
+            let (head, body) = response.into_parts();
+            let ends = TunnelEndpoints {
+                client: upgraded,
+                backend,
+                connection: body,
+                is_websocket: upgrade::is_websocket(&head.headers),
+            };
+            self.tunnels.run(ends, held, record);
+            return Response::from_parts(head, Either::Left(Full::default()));
+        }
+        let (head, body) = response.into_parts();
+        if is_early && !is_stream {
+            record.note_error(format!(
+                "no event stream, but status {}",
+                head.status.as_u16()
+            ));
+        }
+        let filled = FilledResponse {
+            is_stream,
+            is_early,
+            has_length: head.headers.contains_key(CONTENT_LENGTH),
+        };
+        let filler = SilenceFiller::for_response(filled, record.keep_alive(), idle_stream);
+        let mut body = GuardedBody::new(body, held, orphans, record, filler, answer);
+        body.release_if_empty().await;
+        Response::from_parts(head, Either::Right(Either::Left(body)))
+    }
+}
