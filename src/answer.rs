@@ -18,9 +18,14 @@ use crate::lock::ClaimId;
 use crate::metrics::Metrics;
 
 pub use kept::{Answer, AnswerReader};
+pub use shared::{SharedAnswers, SharingOptions};
 pub use writer::AnswerWriter;
 
+mod entry;
+mod follower;
+mod keeper;
 mod kept;
+mod shared;
 mod text;
 mod writer;
 
@@ -138,6 +143,45 @@ impl Answers {
         self.0.count.fetch_add(1, Ordering::Relaxed);
         drop(sessions);
         AnswerWriter::new(self.clone(), answer, limits)
+    }
+
+    /// A reader of a turn's answer, which another process has: the writer fills it from there. Without a writer, this
+    /// process has the answer already. It isn't kept beyond its end.
+    fn follow(
+        &self,
+        key: &SessionKey,
+        turn: ClaimId,
+        limits: AnswerLimits,
+    ) -> (AnswerReader, Option<AnswerWriter>) {
+        let mut sessions = self.0.sessions.lock();
+        let of_session = sessions.by_key.entry(key.clone()).or_default();
+        if let Some(answer) = of_session.iter().find(|answer| answer.turn() == turn) {
+            return (answer.reader(), None);
+        }
+        let answer = Arc::new(Answer::new(key.clone(), turn, Arc::clone(&self.0.bytes)));
+        // In front: an own turn's answer is newer.
+        of_session.insert(0, Arc::clone(&answer));
+        self.0.count.fetch_add(1, Ordering::Relaxed);
+        let reader = answer.reader();
+        let limits = AnswerLimits {
+            keep: Duration::ZERO,
+            ..limits
+        };
+        (
+            reader,
+            Some(AnswerWriter::new(self.clone(), answer, limits)),
+        )
+    }
+
+    /// Forgets an answer that nobody reads. Gives `false` if somebody does.
+    fn forget_unread(&self, answer: &Arc<Answer>) -> bool {
+        let mut sessions = self.0.sessions.lock();
+        // A reader that `follow` gives has begun under this mutex.
+        let is_unread = !answer.is_read();
+        if is_unread {
+            self.remove(&mut sessions, answer);
+        }
+        is_unread
     }
 
     /// The newest answer of a session: that of the turn that runs, or the last that is kept.

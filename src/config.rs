@@ -321,6 +321,7 @@ impl Config {
         let mut replay_table = root.table(ReplayConfig::TABLE);
         config.replay.read(&mut replay_table);
         config.replay.check(&replay_table);
+        config.replay.check_store(&config.store.url, &replay_table);
         let entries = config.read_routes(&mut root);
         if !config.keeps_answers() {
             config.replay.check_unused(&replay_table);

@@ -14,6 +14,7 @@
 //! http1                            HTTP/1 of clients
 //! service config   journal         the interface to HTTP, options, recent events
 //! wire    key      pem_files       the bytes of one connection, session keys and templates, certificates
+//! cipher                           encryption with a key from a file
 //! metrics redact outcome budget deadline drain secret logging client_tls dial http_syntax
 //! ```
 //!
@@ -50,6 +51,7 @@ pub mod admin;
 pub mod answer;
 pub mod app;
 pub mod budget;
+pub mod cipher;
 pub mod cli;
 pub mod client_tls;
 pub mod config;

@@ -15,7 +15,7 @@ use http_body::Body;
 use http_body_util::{Either, Full};
 use tokio_util::task::TaskTracker;
 
-use crate::answer::{AnswerHead, Answers};
+use crate::answer::{AnswerHead, Answers, SharedAnswers};
 use crate::budget::Budget;
 use crate::config::{
     Config, NestedCalls, OnDisconnect, Route, SessionAction, StreamKind, Unmatched,
@@ -112,6 +112,8 @@ pub struct ProcessShared {
 #[derive(Clone)]
 struct WorkerShared {
     locks: Arc<Locks>,
+    /// The answers of turns that are kept, here or on other replicas.
+    answers: SharedAnswers,
     process: ProcessShared,
     request_ids: Arc<RequestIds>,
     /// The tasks of turns that the worker waits for before it ends.
@@ -169,12 +171,20 @@ impl Proxy {
     ) -> Self {
         let shared = WorkerShared {
             locks,
+            answers: SharedAnswers::in_memory(process.answers.clone()),
             process,
             request_ids: Arc::new(RequestIds::new(number)),
             tasks,
             drain,
         };
         Self::with_shared(config, shared)
+    }
+
+    /// This proxy with answers that other replicas can read.
+    #[must_use]
+    pub fn sharing_answers(mut self, answers: SharedAnswers) -> Self {
+        self.shared.answers = answers;
+        self
     }
 
     /// This proxy by another configuration. Requests that have begun go on by the old one.

@@ -56,13 +56,15 @@ struct AnswerState {
     waiting: Vec<(u64, Waker)>,
     /// How many readers there have been.
     readers: u64,
+    /// How many of them are left.
+    open_readers: usize,
 }
 
 /// The size of a full block: few blocks even for a long answer, and little memory for a short one.
 const BLOCK: usize = 16 * 1024;
 
 /// How many bytes are kept of an answer over its limit, for readers that are at its end.
-const WINDOW: u64 = 256 * 1024;
+pub(super) const WINDOW: u64 = 256 * 1024;
 
 // === impl Answer ===
 
@@ -116,6 +118,7 @@ impl Answer {
     pub fn reader_at(self: &Arc<Self>, at: u64) -> AnswerReader {
         let mut state = self.state.lock();
         state.readers += 1;
+        state.open_readers += 1;
         AnswerReader {
             answer: Arc::clone(self),
             at,
@@ -157,6 +160,19 @@ impl Answer {
         }
         kept.extend_from_slice(&state.tail);
         (kept.freeze(), state.start)
+    }
+
+    /// Whether there is a reader.
+    pub(super) fn is_read(&self) -> bool {
+        self.state.lock().open_readers > 0
+    }
+
+    /// Begins at the byte with this number, because what precedes it isn't kept. Nothing may have been added.
+    pub(super) fn skip_to(&self, at: u64) {
+        self.change(|state| {
+            (state.start, state.length) = (at, at);
+            state.is_windowed = true;
+        });
     }
 
     pub(super) fn set_head(&self, head: AnswerHead) {
@@ -322,5 +338,6 @@ impl Drop for AnswerReader {
     fn drop(&mut self) {
         let mut state = self.answer.state.lock();
         state.waiting.retain(|(reader, _)| *reader != self.number);
+        state.open_readers -= 1;
     }
 }

@@ -85,12 +85,18 @@ impl AnswerWriter {
         self.end(AnswerEnd::Whole { trailers });
     }
 
+    /// Begins at the byte with this number, because what precedes it isn't kept. Nothing may have been added.
+    pub(super) fn skip_to(&mut self, at: u64) {
+        self.is_windowed = true;
+        self.answer.skip_to(at);
+    }
+
     /// Ends the answer. It is kept for some time, if it has a head.
     pub fn end(self, end: AnswerEnd) {
         self.finish(end);
     }
 
-    fn finish(&self, end: AnswerEnd) {
+    pub(super) fn finish(&self, end: AnswerEnd) {
         let has_head = self.answer.head().is_some();
         let is_kept = has_head && !self.limits.keep.is_zero();
         match &self.runtime {

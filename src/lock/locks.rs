@@ -39,6 +39,8 @@ pub struct LockRequest<'r> {
     /// What tells a repeat of the turn, and for how long after the turn the store recognises one; `None`: nothing does.
     /// It isn't looked at while the store fails and the turn runs all the same.
     pub once: Option<(&'r OnceKey, Duration)>,
+    /// Whether the turn's answer is kept for other requests, which the lock's value tells them.
+    pub is_kept: bool,
 }
 
 /// What a turn does when the store fails.
@@ -64,6 +66,7 @@ impl<'r> LockRequest<'r> {
             callers,
             place: None,
             once: None,
+            is_kept: false,
         }
     }
 }
@@ -112,6 +115,7 @@ impl Locks {
             callers: asked.callers,
             place: asked.place,
             once: once.as_ref(),
+            is_kept: asked.is_kept,
         };
         let in_background = |key: &SessionKey, turn, reason, lock: Option<&StoreLock>| {
             let state = lock.map(StoreLock::state);

@@ -16,9 +16,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{
-    AcquireReply, AcquireRequest, Claim, ClaimId, DeadHolder, Epoch, Fence, HeartbeatReply,
-    InstanceLiveness, LockHolder, LockInfo, Message, MessageHandler, QueueState, ScanCursor,
-    ScanPage, Store, StoreFuture, Ticket, WatchedQueue, Withdrawal, millis,
+    AcquireReply, AcquireRequest, AnswerEntry, AnswerLookup, AnswerWrite, Claim, ClaimId,
+    DeadHolder, EntryPlace, Epoch, Fence, HeartbeatReply, InstanceLiveness, LockHolder, LockInfo,
+    Message, MessageHandler, QueueState, ScanCursor, ScanPage, Store, StoreFuture, Ticket,
+    WatchedQueue, Withdrawal, millis,
 };
 use crate::key::{Keyspace, SessionKey};
 use access::AccessAttempt;
@@ -31,6 +32,7 @@ use routes::{RedisRoutes, SharedTopology};
 
 mod access;
 mod address;
+mod answers;
 mod clock;
 mod cluster;
 mod command;
@@ -549,18 +551,40 @@ impl Store for RedisStore {
                 }
                 _ => error,
             })?;
-            for AccessAttempt { command, key, text } in attempts {
-                let sent = routes.exchange(routes.slot(&key), StoreCommand::CheckAccess, |_| {
-                    Cow::Borrowed(&command)
-                });
-                let denied = |error| AccessAttempt::denied(&text, error);
-                if let Some(error) = sent.await.err().and_then(denied) {
-                    routes.count_failure();
-                    return Err(error);
-                }
-            }
-            Ok(())
+            routes.try_all(attempts).await
         })
+    }
+
+    fn keeps_answers(&self) -> bool {
+        true
+    }
+
+    fn write_answer(
+        &self,
+        key: &SessionKey,
+        turn: ClaimId,
+        write: &AnswerWrite,
+    ) -> StoreFuture<bool> {
+        self.write_to_answer(key, turn, write)
+    }
+
+    fn find_answer(&self, key: &SessionKey) -> StoreFuture<AnswerLookup> {
+        self.look_up_answer(key)
+    }
+
+    fn read_answer(
+        &self,
+        key: &SessionKey,
+        turn: ClaimId,
+        after: EntryPlace,
+        limit: usize,
+    ) -> StoreFuture<Option<Vec<AnswerEntry>>> {
+        self.read_from_answer(key, turn, after, limit)
+    }
+
+    fn check_answer_access(&self, key: &SessionKey) -> StoreFuture<()> {
+        let (attempts, routes) = (self.answer_attempts(key), self.routes.clone());
+        Box::pin(async move { routes.try_all(attempts).await })
     }
 }
 

@@ -94,6 +94,7 @@ impl TurnLock<'_> {
             callers: &callers,
             place: place.as_ref(),
             once: self.once.map(|once| (once, lock.once_for)),
+            is_kept: lock.replay,
         };
         let acquiring = locks.acquire(key, asked, &lock.options);
         let acquired = if lock.options.blocking {

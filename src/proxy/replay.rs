@@ -4,6 +4,7 @@
 //! an answer is who could have sent the turn. How answers are kept is left to `crate::answer`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
@@ -20,8 +21,8 @@ use super::record::RequestRecord;
 use super::refusal::Refusal;
 use super::silence::{FilledResponse, SilenceFiller};
 use super::{Proxy, TurnBody};
-use crate::answer::{AnswerHead, AnswerLimits, AnswerReader, AnswerWriter};
-use crate::config::{ReplayConfig, SessionAction, TurnConfig};
+use crate::answer::{AnswerHead, AnswerLimits, AnswerReader, AnswerWriter, SharingOptions};
+use crate::config::{Config, SessionAction, TurnConfig};
 use crate::key::SessionKey;
 use crate::listen::ClientConnection;
 use crate::lock::LockGuard;
@@ -51,6 +52,9 @@ pub(super) struct ViewedAnswer {
     is_stream: bool,
 }
 
+/// How long the answer of a silent process is kept where `store.crash_recovery` is off.
+const DEFAULT_RUN_TTL: Duration = Duration::from_secs(30);
+
 // === impl Proxy ===
 
 impl Proxy {
@@ -60,10 +64,10 @@ impl Proxy {
         turn: &TurnConfig,
         held: &LockGuard,
     ) -> Option<Box<AnswerWriter>> {
-        let answers = &self.shared.process.answers;
-        let limits = limits(&self.config.replay);
-        let begin = || answers.begin(held.key(), held.turn(), limits);
-        turn.lock.replay.then(|| Box::new(begin()))
+        turn.lock.replay.then(|| {
+            let (answers, sharing) = (&self.shared.answers, sharing(&self.config));
+            Box::new(answers.begin(held.key(), held.turn(), sharing))
+        })
     }
 
     /// Answers a request that is no turn: it reads the answer of its session's turn, or stops that turn.
@@ -84,7 +88,8 @@ impl Proxy {
             return Ok(AsideResponse::Own(stop_response(stopped)));
         }
         let request = AttachRequest {
-            answers: &self.shared.process.answers,
+            answers: &self.shared.answers,
+            sharing: sharing(&self.config),
             key,
             headers,
             over_limit: self.config.replay.over_limit,
@@ -178,12 +183,17 @@ impl ViewedAnswer {
     }
 }
 
-/// The bounds of kept answers.
-fn limits(config: &ReplayConfig) -> AnswerLimits {
-    AnswerLimits {
-        max_turn: config.max_turn as u64,
-        max_total: config.max_total as u64,
-        keep: config.keep,
+/// How answers are kept, here and for other replicas.
+fn sharing(config: &Config) -> SharingOptions {
+    let replay = &config.replay;
+    SharingOptions {
+        limits: AnswerLimits {
+            max_turn: replay.max_turn as u64,
+            max_total: replay.max_total as u64,
+            keep: replay.keep,
+        },
+        run_ttl: config.store.crash_recovery.unwrap_or(DEFAULT_RUN_TTL),
+        keys: replay.key_file.clone(),
     }
 }
 

@@ -35,7 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // Whose answers they are: a session's, and a turn's.
-    ("answer", &["key", "lock", "metrics"]),
+    ("answer", &["cipher", "key", "lock", "metrics"]),
     ("metrics", &["outcome"]),
     ("outcome", &[]),
     ("drain", &[]),
@@ -98,8 +98,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     // A secret's file is looked at when the configuration is read, and read when it is asked for.
     // Of lock, the options of `[lock]`, which it reads.
-    ("config", &["key", "lock", "pem_files", "secret"]),
+    ("config", &["cipher", "key", "lock", "pem_files", "secret"]),
     ("secret", &[]),
+    // A key's file is a secret.
+    ("cipher", &["secret"]),
     ("logging", &[]),
     // What a request's spans say of its route and its session, and where they are sent.
     (

@@ -78,6 +78,7 @@ mod road;
 mod rolling_update;
 mod sessions;
 mod settling;
+mod shared_answers;
 mod spellings;
 mod stale_connections;
 mod stopping;
