@@ -62,7 +62,6 @@ mod queue;
 pub mod redis;
 mod registry;
 mod releaser;
-mod repeat;
 mod self_test;
 mod store;
 mod store_health;
@@ -87,12 +86,12 @@ pub use message::{Message, MessageHandler, Operated, OperatorAction};
 pub use once::{OnceClaim, OnceTurn, SentFlag};
 pub use operator::Operator;
 pub use options::{LockOptions, OnLost};
-pub use repeat::{RepeatedState, RepeatedTurn};
 pub use self_test::SelfTestError;
 pub use store::{
     AcquireReply, AcquireRequest, BusySession, DeadHolder, Fence, HeartbeatReply, InstanceLiveness,
-    LockInfo, OFFER_TTL, QUEUE_TTL, QueueOptions, QueueState, ScanCursor, ScanPage, Store,
-    StoreError, StoreFuture, Ticket, WAITER_TIMEOUT, WatchedQueue, Withdrawal,
+    LockInfo, OFFER_TTL, QUEUE_TTL, QueueOptions, QueueState, RepeatedState, RepeatedTurn,
+    ScanCursor, ScanPage, Store, StoreError, StoreFuture, Ticket, WAITER_TIMEOUT, WatchedQueue,
+    Withdrawal,
 };
 pub use store_health::{StoreHealth, StoreProblem, TestFailure};
 pub use wait_place::WaitPlace;

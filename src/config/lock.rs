@@ -312,15 +312,17 @@ impl LockConfig {
         self.check_settling(table);
         self.check_interrupting(table);
         if self.replay && self.on_disconnect == Some(OnDisconnect::Cancel) {
-            let key = table.blamed("on_disconnect", &["replay"]);
-            let why = match key {
-                "on_disconnect" => {
-                    "contradicts replay = true: an answer is kept for clients that come back; leave one of them out"
-                }
-                _ => {
-                    "contradicts on_disconnect = \"cancel\", which was written elsewhere: an answer is kept for \
-                     clients that come back; leave one of them out"
-                }
+            let (key, why) = match table.wrote("on_disconnect") {
+                true => (
+                    table.blamed("on_disconnect", &["replay"]),
+                    "contradicts replay = true, or on_disconnect = \"cancel\" of the preset: an answer is kept for \
+                     clients that come back; leave one of them out",
+                ),
+                false => (
+                    "replay",
+                    "contradicts on_disconnect = \"cancel\" of [lock]: an answer is kept for clients that come back; \
+                     leave one of them out",
+                ),
             };
             table.note(key, why);
         }

@@ -64,12 +64,7 @@ impl LogConfig {
         const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
         let turns = routes.iter().filter_map(|route| route.turn.as_ref());
         let mut sources = turns
-            .flat_map(|turn| {
-                turn.session_id
-                    .iter()
-                    .chain(&turn.user_id)
-                    .chain(&turn.once)
-            })
+            .flat_map(|turn| turn.session_id.iter().chain(&turn.user_id))
             .flat_map(|template| template.sources());
         if self.ids == LogIds::Hash
             && sources.any(|source| matches!(source, Source::Header(name) if *name == REQUEST_ID))

@@ -356,7 +356,8 @@ impl TurnConfig {
             }
             return;
         }
-        if let Some(index) = self.once.iter().position(templates::is_constant) {
+        let constant = self.once.iter().position(templates::is_constant);
+        if let Some(index) = constant.filter(|_| !table.is_wrong("once")) {
             let why = "is the same for every request, so every turn of a session would be a repeat of its first: \
                        leave it out; a turn without a value is never a repeat";
             table.note_item("once", index, why);

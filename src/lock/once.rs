@@ -1,4 +1,4 @@
-//! Turns that are executed once: what a claim says of its turn. What the store says of a repeat is in `repeat`.
+//! Turns that are executed once: what a claim says of its turn. What the store says of a repeat is in `store`.
 //!
 //! A turn with a once id has a record beside its session's lock. The record says whether the turn waits, runs or has
 //! ended, and stays for a while after the turn. A request that finds the record of another turn with its id is a

@@ -18,7 +18,6 @@ use tokio::time::Instant;
 
 use super::{
     AnswerEntry, AnswerLookup, AnswerWrite, Claim, ClaimId, EntryPlace, Epoch, LockHolder, Message,
-    RepeatedTurn,
 };
 use crate::key::{Keyspace, SessionKey};
 
@@ -95,6 +94,32 @@ pub struct BusySession {
     pub age: Option<Duration>,
     /// How many turns wait for the lock. Some of them may be gone, and not be noticed yet.
     pub waiters: usize,
+}
+
+/// Another turn with the once id of a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RepeatedTurn {
+    /// The id by which the turn is known.
+    pub turn: ClaimId,
+    /// What the store knows of it.
+    pub state: RepeatedState,
+    /// What the lock's value is while the turn holds it; `None`: the turn has ended.
+    pub holder: Option<LockHolder>,
+    /// How busy the session is.
+    pub session: BusySession,
+}
+
+/// What a store knows of a turn that a request repeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RepeatedState {
+    /// The turn waits for its lock, or is about to take it.
+    Waits,
+    /// The turn has its lock.
+    Runs,
+    /// The turn has ended, and its backend may have run it.
+    Ended,
+    /// The turn had its lock and doesn't have it any more, and nobody has said how it ended.
+    InDoubt,
 }
 
 /// A queue in which turns of an instance wait.

@@ -191,7 +191,7 @@ impl Counters {
             viewers: registered(
                 it,
                 "viewers",
-                "Requests that read the answer of another request's turn at the moment",
+                "Requests that read the answer of another request's turn at the moment, or wait for its head",
             ),
             kept_answers,
             kept_answer_bytes,

@@ -21,8 +21,8 @@ use crate::drain::DrainWatch;
 use crate::key::{OnceKey, SessionKey};
 use crate::listen::ClientConnection;
 use crate::lock::{
-    AcquireError, BusySession, CallChain, LockGuard, LockLoss, LockRequest, Locks, TurnTag,
-    WaitPlace,
+    AcquireError, BusySession, CallChain, LockGuard, LockLoss, LockRequest, Locks, RepeatedState,
+    TurnTag, WaitPlace,
 };
 use crate::trace::{self, TurnTrace};
 
@@ -196,8 +196,12 @@ impl TurnLock<'_> {
             AcquireError::Superseded(_) => Refusal::Superseded,
             AcquireError::Dequeued(_) => Refusal::Dequeued,
             AcquireError::Repeated(key, first) => {
-                // A turn that comes back waits for that one alone.
-                let notice = self.notice(BusyReason::QueueFull, None, record);
+                // While the first turn waits, those before it may be all that wait.
+                let why = match first.state {
+                    RepeatedState::Waits => BusyReason::NoWaiting,
+                    _ => BusyReason::QueueFull,
+                };
+                let notice = self.notice(why, Some(first.session), record);
                 Refusal::Repeat(key, RepeatReason::new(&first, notice))
             }
             AcquireError::KeyReused(key) => Refusal::Repeat(key, RepeatReason::KeyReused),

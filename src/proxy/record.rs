@@ -274,16 +274,19 @@ impl RequestRecord {
         }
     }
 
-    /// Notes that the request reads the answer of this turn, which runs or has ended. It counts as a viewer until the
-    /// result is dropped.
-    pub(super) fn attached(&mut self, turn: ClaimId, has_ended: bool) -> ViewerGauge {
+    /// Counts the request as a viewer, which reads the answer of a turn or waits for it, until the result is dropped.
+    pub(super) fn viewing(&self) -> ViewerGauge {
+        self.sinks.metrics.viewing()
+    }
+
+    /// Notes that the request reads the answer of this turn, which runs or has ended.
+    pub(super) fn attached(&mut self, turn: ClaimId, has_ended: bool) {
         self.attached_to = Some(turn);
         let kind = match has_ended {
             true => ReplayKind::Kept,
             false => ReplayKind::Live,
         };
         self.sinks.routes.route(self.route_index).replayed(kind);
-        self.sinks.metrics.viewing()
     }
 
     /// Finishes the record of a request that got an error response with this status and this many bytes, or an

@@ -427,7 +427,7 @@ fn session_content(error: &SessionError, language: SentenceLanguage) -> ErrorCon
         ),
         SessionError::BadId { .. } => (
             StatusCode::BAD_REQUEST,
-            say("会话标识无效", "The session's id can't be used"),
+            say("请求中的标识无效", "An id in the request can't be used"),
         ),
         SessionError::Missing { .. } => (
             StatusCode::BAD_REQUEST,

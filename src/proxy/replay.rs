@@ -26,6 +26,7 @@ use crate::config::{Config, SessionAction, TurnConfig};
 use crate::key::SessionKey;
 use crate::listen::ClientConnection;
 use crate::lock::LockGuard;
+use crate::metrics::ViewerGauge;
 use attach::AttachRequest;
 
 pub use viewer::ViewerBody;
@@ -45,6 +46,8 @@ pub(super) enum AsideResponse {
 pub(super) struct ViewedAnswer {
     head: Arc<AnswerHead>,
     reader: AnswerReader,
+    /// Counts the request as a viewer.
+    viewer: ViewerGauge,
     /// Whether it is an event stream, into which comments can be written.
     is_stream: bool,
 }
@@ -93,7 +96,7 @@ impl Proxy {
             takes_ended: turn.attach_ended,
             drain: self.shared.drain.clone(),
         };
-        Ok(match request.find().await? {
+        Ok(match request.find(record).await? {
             Some(answer) => AsideResponse::Answer(answer),
             None => AsideResponse::Own(no_answer()),
         })
@@ -128,7 +131,7 @@ impl Proxy {
             has_length: false,
         };
         let filler = SilenceFiller::for_response(filled, record.keep_alive(), idle_stream);
-        let body = ViewerBody::new(answer.reader, record, filler);
+        let body = ViewerBody::new(answer.reader, answer.viewer, record, filler);
         let mut response = Response::new(Either::Right(Either::Right(Box::new(body))));
         *response.status_mut() = answer.head.status;
         *response.headers_mut() = headers;
@@ -166,7 +169,7 @@ impl Proxy {
 // === impl ViewedAnswer ===
 
 impl ViewedAnswer {
-    fn new(head: Arc<AnswerHead>, reader: AnswerReader) -> Self {
+    fn new(head: Arc<AnswerHead>, reader: AnswerReader, viewer: ViewerGauge) -> Self {
         let mut response = Response::new(());
         *response.status_mut() = head.status;
         response.headers_mut().clone_from(&head.headers);
@@ -174,6 +177,7 @@ impl ViewedAnswer {
         Self {
             head,
             reader,
+            viewer,
             is_stream,
         }
     }

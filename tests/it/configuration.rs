@@ -302,6 +302,7 @@ upstream = "https://other.example:444"
 upstream_host = "client"
 session_id = ["{path:thread}-{header:x-session}", "{cookie:sid}", "{query:a b}", "{hash:lower:body:/a~1b/~0/0}"]
 user_id = ["{path:rest}", "{body:/user/id}"]
+once = ["{header:idempotency-key}", "{path:thread}-{hash:body:/messages/-1}"]
 key = "{session_id}:{user_id}"
 lock_timeout = "1h"
 extend_lock_interval = "30m"
@@ -317,6 +318,7 @@ nested_calls = "traceparent"
 keep_alive = "20s"
 stream = "sse"
 queue_events = "seriatim.queue"
+once_for = "1day"
 busy = { status = 409, format = "json", error = "busy", retry_after = 86400, explain = false }
 
 [[routes]]

@@ -54,6 +54,8 @@ mod nested_calls;
 mod no_session;
 mod offers;
 mod older_snapshots;
+mod once;
+mod once_ids;
 mod page;
 mod presets;
 mod queue;

@@ -28,6 +28,7 @@ impl Text {
             ("lock", "blocking_timeout" | "interrupt" | "max_waiters") => {
                 text.with("lock", "blocking", "true")
             }
+            ("lock", "once_for") => text.with("routes", "once", "[\"{header:idempotency-key}\"]"),
             ("lock", "stream" | "queue_events") => text.with("lock", "keep_alive", "\"15s\""),
             ("", "upstream_ca_file") => text.with("", "upstream", "\"https://agent.example\""),
             ("tls", _) => {

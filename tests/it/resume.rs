@@ -3,18 +3,19 @@
 //!
 //! All tests have one replica with locks in memory.
 
-use std::time::Duration;
-
+use seriatim::config::Config;
+use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 
 use crate::support::app::{App, CHAT};
-use crate::support::backend::{Ending, TRAILER, event, events, stream_with};
+use crate::support::backend::{Backend, Ending, TRAILER, event, events, stream_with};
 use crate::support::bench::{Bench, assert_error_response};
 use crate::support::client::{Answer, Client, Request, begin_turn, turn};
 use crate::support::h2_client::{self, H2};
+use crate::support::process::Process;
 use crate::support::raw::{RawBackend, read_head};
-use crate::support::{wait_for, wait_for_async, within};
+use crate::support::{wait_for_async, within};
 
 /// Turns are kept, and their sessions have a path each to attach and to stop.
 const RESUME: &str = r#"
@@ -214,22 +215,28 @@ async fn an_answer_of_any_form_can_be_read_again() {
 async fn a_viewer_may_speak_http_2() {
     let bench = start("").await;
     let mut h2 = H2::connect(bench.app.addr()).await;
-    let mut first = h2.call(h2_client::turn("s1", "cut:30:lf")).await;
+    let mut first = h2
+        .send(h2_client::turn("s1", "cut:30:lf"))
+        .await
+        .expect("a response");
     first.until("id: 1").await;
     let request = || {
         let request = h2_client::get("/chat/s1/stream");
         request.body(h2_client::full("")).expect("a request")
     };
-    let mut viewer = h2.call(request()).await;
+    let mut viewer = h2.send(request()).await.expect("a response");
     viewer.until("id: 1").await;
     bench.backend.open_gate("s1");
     viewer.rest().await.expect("it is whole");
     assert_eq!((viewer.status(), viewer.text()), (200, stream_with("\n")));
-    let mut broken = h2.call(h2_client::turn("s2", "hang-middle")).await;
+    let mut broken = h2
+        .send(h2_client::turn("s2", "hang-middle"))
+        .await
+        .expect("a response");
     broken.until(&event(0)).await;
     let request = h2_client::get("/chat/s2/stream");
     let request = request.body(h2_client::full("")).expect("a request");
-    let mut viewer = h2.call(request).await;
+    let mut viewer = h2.send(request).await.expect("a response");
     viewer.until(&event(0)).await;
     bench.call(&stop("s2")).await;
     assert!(
@@ -251,6 +258,7 @@ async fn without_an_answer_there_is_204() {
     let mut first = begin_turn(bench.app.addr(), "s1", "gate-head").await;
     bench.backend.started("s1", 1).await;
     let mut viewer = bench.attached("s1").await;
+    bench.wait_for_viewers(1).await;
     assert_eq!(viewer.arrived(), 0, "it waits for the head");
     let stopped = bench.call(&stop("s1")).await;
     assert_eq!(stopped.text(), "{\"stopped\":true}");
@@ -524,6 +532,7 @@ async fn a_process_that_stops_lets_viewers_read_to_the_end_of_a_turn_that_ends_i
     let mut silent = begin_turn(bench.app.addr(), "s2", "gate-head").await;
     bench.backend.started("s2", 1).await;
     let mut waiting = bench.attached("s2").await;
+    bench.wait_for_viewers(2).await;
     let Bench { app, backend, .. } = bench;
     let stopping = tokio::spawn(app.stop());
     let answer = waiting.answer().await;
@@ -537,15 +546,120 @@ async fn a_process_that_stops_lets_viewers_read_to_the_end_of_a_turn_that_ends_i
 }
 
 #[tokio::test]
-async fn the_access_log_names_the_turn_that_a_request_attached_to() {
-    let bench = start("").await;
-    let mut first = begin_turn(bench.app.addr(), "s1", "gate").await;
+async fn the_access_log_names_the_turn_and_the_audit_log_who_stopped_it() {
+    let backend = Backend::start("plain:ok").await;
+    let folder = TempDir::new().expect("a folder");
+    let path = folder.path().join("config.toml");
+    let head = "listen = \"127.0.0.1:0\"\nupstream = ";
+    let text = format!("{head}\"{}\"\n{RESUME}{CHAT}", backend.url());
+    std::fs::write(&path, text).expect("it can be written");
+    let process = Process::start(&path);
+    let mut first = begin_turn(process.addr(), "s1", "gate").await;
     first.read_until(&event(0)).await;
-    drop(first);
-    wait_for(|| bench.backend.running("s1") == 1, "it goes on").await;
-    bench.backend.open_gate("s1");
-    bench.backend.ended("s1", 1).await;
-    let read = async || bench.call(&attach("s1")).await.whole;
-    wait_for_async(read, "it is kept").await;
-    tokio::time::sleep(Duration::ZERO).await;
+    let mut viewer = Client::connect(process.addr()).await;
+    viewer.send(&attach("s1")).await;
+    viewer.read_until(&event(0)).await;
+    let mut client = Client::connect(process.addr()).await;
+    let stopping = stop("s1").header("x-request-id", "stop-1");
+    assert_eq!(client.call(&stopping).await.status, 200);
+    first.answer().await;
+    viewer.answer().await;
+    process.signal("TERM");
+    let (_, events) = process.end();
+    let of_route = |route: &str| {
+        let found = events.iter().find(|event| event["route"] == route);
+        found.unwrap_or_else(|| panic!("it is logged: {events:?}"))
+    };
+    let viewer = of_route("attach");
+    assert_eq!(viewer["outcome"], "upstream_aborted", "{viewer}");
+    assert!(viewer["attached_to"].is_string(), "{viewer}");
+    assert_eq!(viewer["bytes"], event(0).len(), "{viewer}");
+    assert_eq!(of_route("chat")["outcome"], "superseded");
+    assert!(of_route("chat")["attached_to"].is_null(), "a turn is none");
+    assert_eq!(of_route("stop")["outcome"], "complete");
+    let audit = events.iter().find(|event| event["message"] == "stop");
+    let audit = audit.expect("a stop is in the audit log");
+    assert_eq!(
+        (&audit["by"], &audit["result"]),
+        (&"client of request stop-1".into(), &"released".into()),
+        "{audit}"
+    );
+}
+
+// === mistakes ===
+
+#[test]
+fn options_that_contradict_each_other_are_named() {
+    let turns = "[[routes]]\nname = \"chat\"\npath = \"/chat\"\nsession_id = [\"{body:/id}\"]\n";
+    let stream =
+        "[[routes]]\nname = \"stream\"\npath = \"/stream/{id}\"\nsession_id = [\"{path:id}\"]\n";
+    for (text, key, why) in [
+        (
+            format!("{turns}replay = true\non_disconnect = \"cancel\"\n"),
+            "routes[0].on_disconnect",
+            "contradicts replay = true",
+        ),
+        (
+            format!("[lock]\non_disconnect = \"cancel\"\n{turns}replay = true\n"),
+            "routes[0].replay",
+            "contradicts on_disconnect",
+        ),
+        (
+            format!("{turns}{stream}attach = true\n"),
+            "routes[1].attach",
+            "no route with the same `key` keeps its answers",
+        ),
+        (
+            format!("{turns}replay = true\n{stream}attach = true\nstop = true\n"),
+            "routes[1].stop",
+            "write two routes",
+        ),
+        (
+            format!("{turns}replay = true\n{stream}attach = true\nblocking = true\n"),
+            "routes[1].blocking",
+            "whose requests take no lock",
+        ),
+        (
+            format!("{turns}{stream}stop = true\nkeep_alive = \"15s\"\n"),
+            "routes[1].keep_alive",
+            "contradicts stop = true",
+        ),
+        (
+            format!("{turns}{stream}lock = false\nstop = true\n"),
+            "routes[1].stop",
+            "contradicts `lock = false`",
+        ),
+        (
+            format!("{turns}attach_ended = false\n"),
+            "routes[0].attach_ended",
+            "only with attach = true",
+        ),
+        (
+            format!("[replay]\nkeep = \"5m\"\n{turns}"),
+            "replay.keep",
+            "only with replay = true",
+        ),
+        (
+            format!("[replay]\nmax_total = \"1MiB\"\n{turns}replay = true\n"),
+            "replay.max_total",
+            "at least max_turn",
+        ),
+    ] {
+        let text = format!("upstream = \"http://127.0.0.1:1\"\n{}", text);
+        let problems = Config::read("test", &text, &Vec::new()).expect_err(&text);
+        let mut found = problems.problems.iter();
+        assert!(
+            found.any(|problem| problem.key == key && problem.why.contains(why)),
+            "{key}: {why}: {:?}",
+            problems.problems
+        );
+    }
+    let text = format!(
+        "upstream = \"http://127.0.0.1:1\"\n{turns}replay = true\nblocking = true\ninterrupt = true\n"
+    );
+    let config = Config::read("test", &text, &Vec::new());
+    assert!(
+        config.is_ok(),
+        "an answer that is kept can be interrupted: {config:?}"
+    );
 }

@@ -111,6 +111,7 @@ impl SessionState {
             turn: record.turn,
             state,
             holder: (!has_ended).then(|| LockHolder::from(&record.token)),
+            session: self.busy(command.now),
         }))
     }
 

@@ -43,7 +43,17 @@ pub(super) fn acquired(value: &Value) -> Option<AcquireOutcome> {
                 Ticket(ticket.unsigned_abs()),
                 LockHolder::new(text(holder)?),
             ),
-            [state, turn, token] => repeated(text(state)?, text(turn)?, text(token)?)?,
+            [
+                state,
+                turn,
+                token,
+                Value::Int(since),
+                Value::Int(now),
+                Value::Int(waiters),
+            ] => {
+                let session = busy(*since, *now, *waiters)?;
+                repeated(text(state)?, text(turn)?, text(token)?, session)?
+            }
             [Value::Int(-1)] => AcquireReply::Superseded,
             [Value::Int(-2)] => AcquireReply::Dequeued,
             [
@@ -52,11 +62,7 @@ pub(super) fn acquired(value: &Value) -> Option<AcquireOutcome> {
                 Value::Int(now),
                 Value::Int(waiters),
             ] => {
-                let session = BusySession {
-                    since: time(*since),
-                    age: age(*since, *now),
-                    waiters: usize::try_from(*waiters).ok()?,
-                };
+                let session = busy(*since, *now, *waiters)?;
                 match holder {
                     Value::Int(0) => AcquireReply::QueueFull(session),
                     holder => AcquireReply::Busy(LockHolder::new(text(holder)?), session),
@@ -70,7 +76,7 @@ pub(super) fn acquired(value: &Value) -> Option<AcquireOutcome> {
 }
 
 /// The reply of `acquire.lua` to a repeat.
-fn repeated(state: &str, turn: &str, token: &str) -> Option<AcquireReply> {
+fn repeated(state: &str, turn: &str, token: &str, session: BusySession) -> Option<AcquireReply> {
     let state = match state {
         "w" => RepeatedState::Waits,
         "r" => RepeatedState::Runs,
@@ -83,7 +89,17 @@ fn repeated(state: &str, turn: &str, token: &str) -> Option<AcquireReply> {
         turn: turn.parse().ok()?,
         state,
         holder: (!token.is_empty()).then(|| LockHolder::new(token)),
+        session,
     }))
+}
+
+/// What a refused turn is told of its session, by the fence of the running turn.
+fn busy(since: i64, now: i64, waiters: i64) -> Option<BusySession> {
+    Some(BusySession {
+        since: time(since),
+        age: age(since, now),
+        waiters: usize::try_from(waiters).ok()?,
+    })
 }
 
 /// The reply of `watch.lua` about one queue.

@@ -9,6 +9,7 @@ use crate::answer::{SharedAnswers, SharingOptions};
 use crate::config::OverLimit;
 use crate::drain::DrainWatch;
 use crate::key::SessionKey;
+use crate::proxy::record::RequestRecord;
 use crate::proxy::refusal::Refusal;
 
 /// A request for the answer of its session's turn.
@@ -35,13 +36,17 @@ impl AttachRequest<'_> {
     ///
     /// # Errors
     /// When the process begins to stop, or the answer is too long to be read from its beginning.
-    pub(super) async fn find(mut self) -> Result<Option<ViewedAnswer>, Refusal> {
+    pub(super) async fn find(
+        mut self,
+        record: &RequestRecord,
+    ) -> Result<Option<ViewedAnswer>, Refusal> {
         let (answers, takes_ended) = (self.answers, self.takes_ended);
         let found = answers.find(self.key, takes_ended, &self.sharing).await;
         let Some(mut reader) = found else {
             return Ok(None);
         };
         let answer = Arc::clone(reader.answer());
+        let viewer = record.viewing();
         let head = tokio::select! {
             biased;
             head = reader.head() => head,
@@ -52,7 +57,7 @@ impl AttachRequest<'_> {
             // The turn was refused, or its backend gave no response.
             return Ok(None);
         };
-        let mut viewed = ViewedAnswer::new(head, reader);
+        let mut viewed = ViewedAnswer::new(head, reader, viewer);
         let last_event = self.headers.get(LAST_EVENT_ID);
         if let Some(id) = last_event.filter(|id| viewed.is_stream && !id.is_empty()) {
             match answer.reader_behind(id.as_bytes()) {

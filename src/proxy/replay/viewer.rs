@@ -39,11 +39,12 @@ pub struct ViewerBody {
 impl ViewerBody {
     pub(super) fn new(
         reader: AnswerReader,
+        viewer: ViewerGauge,
         mut record: RequestRecord,
         filler: Option<SilenceFiller>,
     ) -> Self {
         let answer = reader.answer();
-        let viewer = record.attached(answer.turn(), answer.end().is_some());
+        record.attached(answer.turn(), answer.end().is_some());
         Self {
             reader,
             record: Some(record),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use seriatim::key::{OnceKey, SessionKey};
 use seriatim::lock::{
-    AcquireReply, AcquireRequest, Claim, ClaimId, LockHolder, OnceTurn, QueueOptions,
+    AcquireReply, AcquireRequest, BusySession, Claim, ClaimId, LockHolder, OnceTurn, QueueOptions,
     RepeatedState, RepeatedTurn, StoreError, WAITER_TIMEOUT,
 };
 use tokio::task::JoinSet;
@@ -31,6 +31,7 @@ store_contract!(
     a_turn_is_remembered_for_as_long_as_it_is_told,
     a_long_turn_is_remembered_while_its_lease_is_extended,
     of_many_repeats_at_once_one_is_granted,
+    a_repeat_is_told_how_busy_its_session_is,
 );
 
 /// For how long the turns of most rules are remembered.
@@ -50,7 +51,26 @@ fn repeated(first: &Claim, state: RepeatedState) -> AcquireReply {
         turn: turn_of(first),
         state,
         holder: (!has_ended).then(|| LockHolder::from(&first.token)),
+        session: NOT_BUSY,
     })
+}
+
+/// What most rules don't look at.
+const NOT_BUSY: BusySession = BusySession {
+    since: None,
+    age: None,
+    waiters: 0,
+};
+
+/// A reply without how busy the session is.
+fn plain(reply: AcquireReply) -> AcquireReply {
+    match reply {
+        AcquireReply::Repeated(first) => AcquireReply::Repeated(RepeatedTurn {
+            session: NOT_BUSY,
+            ..first
+        }),
+        other => other,
+    }
 }
 
 fn turn_of(claim: &Claim) -> ClaimId {
@@ -103,10 +123,19 @@ impl StoreSetup {
 
     /// What a repeat of the turn with the id of most rules gets, which doesn't wait; and the same if it would wait.
     async fn both(&self, why: &str) -> AcquireReply {
-        let at_once = self.acquire(&self.repeat(1)).await;
-        let patient = self.ask(&self.repeat(2), &waiting()).await;
+        let at_once = self.try_now(&self.repeat(1)).await;
+        let patient = self.try_with(&self.repeat(2), &waiting()).await;
         assert_eq!(at_once, patient, "{why}, whether the repeat waits or not");
         at_once
+    }
+
+    /// Requests the lock, and doesn't wait.
+    async fn try_now(&self, claim: &Arc<Claim>) -> AcquireReply {
+        self.try_with(claim, &AcquireRequest::default()).await
+    }
+
+    async fn try_with(&self, claim: &Arc<Claim>, request: &AcquireRequest) -> AcquireReply {
+        plain(self.ask(claim, request).await)
     }
 
     async fn join_once(&self, of: usize, place: QueueOptions) -> Waiter {
@@ -144,10 +173,10 @@ async fn another_request_with_the_same_id_is_refused_as_such(bench: StoreSetup) 
     let first = bench.repeat(0);
     bench.granted(&first).await;
     let other = || bench.turn(1, KEY, "id", "another");
-    assert_eq!(bench.acquire(&other()).await, AcquireReply::KeyReused);
+    assert_eq!(bench.try_now(&other()).await, AcquireReply::KeyReused);
     bench.end(&first).await;
-    assert_eq!(bench.acquire(&other()).await, AcquireReply::KeyReused);
-    let reply = bench.ask(&other(), &waiting()).await;
+    assert_eq!(bench.try_now(&other()).await, AcquireReply::KeyReused);
+    let reply = bench.try_with(&other(), &waiting()).await;
     assert_eq!(reply, AcquireReply::KeyReused, "it doesn't wait, either");
 }
 
@@ -182,7 +211,7 @@ async fn a_repeat_of_a_turn_that_waits_is_refused(bench: StoreSetup) {
     let reply = bench.both("the first turn waits").await;
     assert_eq!(reply, repeated(&first.claim, RepeatedState::Waits));
     let other = bench.turn(1, KEY, "id", "another");
-    let reply = bench.ask(&other, &waiting()).await;
+    let reply = bench.try_with(&other, &waiting()).await;
     assert_eq!(reply, AcquireReply::KeyReused);
     let again = bench.ask_again(&first).await;
     assert!(
@@ -215,7 +244,7 @@ async fn a_turn_that_waited_and_is_gone_is_forgotten(bench: StoreSetup) {
     sleep(WAITER_TIMEOUT + Duration::from_millis(10)).await;
     // Even another request gets the id.
     let claim = bench.turn(2, KEY, "id", "another");
-    let AcquireReply::Waiting(ticket, _) = bench.ask(&claim, &waiting()).await else {
+    let AcquireReply::Waiting(ticket, _) = bench.try_with(&claim, &waiting()).await else {
         panic!("the instance of the first turn is gone");
     };
     let second = Waiter {
@@ -264,7 +293,7 @@ async fn a_turn_whose_lock_is_lost_is_in_doubt_until_it_says_how_it_ended(bench:
     bench.granted(&other).await;
     let reply = bench.both("another turn has the lock").await;
     assert_eq!(reply, repeated(&first, RepeatedState::InDoubt));
-    let reply = bench.acquire(&bench.turn(1, KEY, "id", "another")).await;
+    let reply = bench.try_now(&bench.turn(1, KEY, "id", "another")).await;
     assert_eq!(reply, AcquireReply::KeyReused);
     assert!(!bench.end(&first).await, "the first turn has no lock");
     let reply = bench.both("the first turn says that it has ended").await;
@@ -288,13 +317,13 @@ async fn a_turn_whose_holder_is_dead_is_in_doubt(bench: StoreSetup) {
         queue,
     };
     for queue in [None, Some(PATIENT)] {
-        let reply = bench.ask(&bench.repeat(1), &request(queue)).await;
+        let reply = bench.try_with(&bench.repeat(1), &request(queue)).await;
         assert_eq!(reply, repeated(&first, RepeatedState::InDoubt));
     }
     let reply = bench.both("nobody has taken the lock over").await;
     assert_eq!(reply, repeated(&first, RepeatedState::Runs));
     let other = bench.claim_of(1, KEY, LEASE);
-    let reply = bench.ask(&other, &request(None)).await;
+    let reply = bench.try_with(&other, &request(None)).await;
     assert!(matches!(reply, AcquireReply::Granted(_)), "{reply:?}");
     let reply = bench.both("another turn has taken the lock over").await;
     assert_eq!(reply, repeated(&first, RepeatedState::InDoubt));
@@ -320,7 +349,7 @@ async fn commands_of_one_turn_may_be_repeated(bench: StoreSetup) {
     send(&other);
     assert!(!bench.release(&other).await);
     let repeat = bench.turn(1, KEY, "other", "print");
-    let reply = bench.acquire(&repeat).await;
+    let reply = bench.try_now(&repeat).await;
     assert_eq!(reply, repeated(&next, RepeatedState::Runs));
 }
 
@@ -388,7 +417,7 @@ async fn a_long_turn_is_remembered_while_its_lease_is_extended(bench: StoreSetup
     }
     let reply = bench.both("the turn runs").await;
     assert_eq!(reply, repeated(&first, RepeatedState::Runs));
-    let reply = bench.acquire(&bench.turn(1, "k3", "id", "print")).await;
+    let reply = bench.try_now(&bench.turn(1, "k3", "id", "print")).await;
     assert_eq!(reply, repeated(&claims[2], RepeatedState::Runs));
 }
 
@@ -404,7 +433,7 @@ async fn of_many_repeats_at_once_one_is_granted(bench: StoreSetup) {
             } else {
                 AcquireRequest::default()
             };
-            bench.ask(&claim, &request).await
+            bench.try_with(&claim, &request).await
         });
     }
     let replies = repeats.join_all().await;
@@ -413,6 +442,19 @@ async fn of_many_repeats_at_once_one_is_granted(bench: StoreSetup) {
     let is_refused = |reply: &&AcquireReply| matches!(reply, AcquireReply::Repeated(_));
     let refused = replies.iter().filter(is_refused).count();
     assert_eq!((granted, refused), (1, 99), "{replies:?}");
+}
+
+async fn a_repeat_is_told_how_busy_its_session_is(bench: StoreSetup) {
+    let first = bench.repeat(0);
+    let fence = bench.granted(&first).await;
+    bench.join(1).await;
+    let reply = bench.ask(&bench.repeat(2), &waiting()).await;
+    let AcquireReply::Repeated(RepeatedTurn { session, .. }) = reply else {
+        panic!("the first turn runs: {reply:?}");
+    };
+    let since = std::time::UNIX_EPOCH + Duration::from_micros(fence.0);
+    assert_eq!((session.since, session.waiters), (Some(since), 1));
+    assert!(session.age.is_some(), "by the store's clock");
 }
 
 // === Redis alone ===
@@ -460,12 +502,12 @@ async fn a_turn_ends_in_a_redis_whose_memory_is_full_and_no_new_one_begins() {
     redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     assert!(!bench.end(&lost).await, "its lock is lost");
     assert!(bench.end(&first).await, "the lock is released");
-    let reply = bench.acquire(&bench.turn(1, "k2", "id", "print")).await;
+    let reply = bench.try_now(&bench.turn(1, "k2", "id", "print")).await;
     assert_eq!(reply, repeated(&lost, RepeatedState::Ended));
     let reply = bench.both("the first turn has ended").await;
     assert_eq!(reply, repeated(&first, RepeatedState::Ended));
     bench.take_up(&waiter).await;
-    let reply = bench.acquire(&bench.turn(1, KEY, "other", "print")).await;
+    let reply = bench.try_now(&bench.turn(1, KEY, "other", "print")).await;
     assert_eq!(reply, repeated(&waiter.claim, RepeatedState::Runs));
     let new = bench.turn(0, "k3", "id", "print");
     for request in [AcquireRequest::default(), waiting()] {

@@ -10,8 +10,9 @@
 --       max_waiters, interrupts (1 or 0)
 -- Reply: the fence; minus the time if the command came too late; {ticket, holder's token} in the queue; {-1} if a
 --        newer turn replaced this one; {-2} if an operator took this one out of the queue; {'took over', one of these
---        replies} if the dead holder lost the lock; {state, turn, token} of the other turn with this record: w if it
---        waits, r if it holds the lock, e if it has ended, d if it has lost the lock, k if its request is another one;
+--        replies} if the dead holder lost the lock; {state, turn, token} of the other turn with this record, and three
+--        more as for a busy lock: w if it waits, r if it holds the lock, e if it has ended, d if it has lost the lock, k
+--        if its request is another one;
 --        {holder's token, when it took the lock (µs) or 0, the time (µs), number of waiters} if the lock is busy;
 --        the same with 0 as the token if the queue is full
 --
@@ -62,7 +63,8 @@ local function repeated()
   elseif state == 'r' and (holder ~= other_token or is_dead(s, holder, dead_token, min_age)) then
     state = 'd'
   end
-  return { state, turn, other_token }
+  local count = ignoring_types(redis.call, 'ZCARD', s.queue) or 0
+  return { state, turn, other_token, holder and last_fence(s) or 0, now, count }
 end
 
 local function grant()
