@@ -161,15 +161,9 @@ impl Answers {
         let answer = Arc::new(Answer::new(key.clone(), turn, Arc::clone(&self.0.bytes)));
         // In front: an own turn's answer is newer.
         of_session.insert(0, Arc::clone(&answer));
+        self.0.count.fetch_add(1, Ordering::Relaxed);
         let reader = answer.reader();
-        let limits = AnswerLimits {
-            keep: Duration::ZERO,
-            ..limits
-        };
-        (
-            reader,
-            Some(AnswerWriter::new(self.clone(), answer, limits)),
-        )
+        (reader, Some(AnswerWriter::copy(self.clone(), answer, limits)))
     }
 
     /// Forgets an answer that nobody reads. Gives `false` if somebody does.
@@ -178,7 +172,7 @@ impl Answers {
         // A reader that `follow` gives has begun under this mutex.
         let is_unread = !answer.is_read();
         if is_unread {
-            sessions.remove(answer);
+            self.remove(&mut sessions, answer);
         }
         is_unread
     }
