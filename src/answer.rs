@@ -163,13 +163,9 @@ impl Answers {
         of_session.insert(0, Arc::clone(&answer));
         self.0.count.fetch_add(1, Ordering::Relaxed);
         let reader = answer.reader();
-        let limits = AnswerLimits {
-            keep: Duration::ZERO,
-            ..limits
-        };
         (
             reader,
-            Some(AnswerWriter::new(self.clone(), answer, limits)),
+            Some(AnswerWriter::copy(self.clone(), answer, limits)),
         )
     }
 

@@ -20,7 +20,7 @@ pub(super) struct AnswerFollower {
     codec: EntryCodec,
     /// The place of the last entry that was read.
     read: EntryPlace,
-    /// The head, until it is known whether the beginning of the body is kept; if it isn't, until what is kept is read.
+    /// The head, until all is read that the store has of the body so far.
     late_head: Option<AnswerHead>,
     /// For how long the store may be silent.
     patience: Duration,
@@ -43,8 +43,8 @@ enum Followed {
 /// The pause between two looks into the store, at first and after some in vain.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
 
-/// How many entries are read at once: half a megabyte at most.
-const PAGE: usize = 16;
+/// How many entries are read at once: some megabytes at most.
+const PAGE: usize = 64;
 
 /// How long a follower goes on for readers that may come.
 const UNREAD_TIME: Duration = Duration::from_secs(2);
@@ -130,7 +130,7 @@ impl AnswerFollower {
                 return Ok(Followed::Over);
             }
         }
-        // Of an answer that lacks its beginning, all that is kept is there now.
+        // Who waits for the head looks for a place in what is there: that has to be all that the store has.
         if !matches!(followed, Followed::Full) {
             self.show_head();
         }
@@ -151,12 +151,9 @@ impl AnswerFollower {
                 return Ok(false);
             }
             self.writer.skip_to(before);
-        } else if self.read.kind == EntryKind::Head {
-            self.show_head();
         }
         self.read = place;
         match content {
-            // It is shown when it is known whether the beginning of the body follows.
             EntryContent::Head(head) => self.late_head = Some(head),
             EntryContent::Data(data) => {
                 self.writer.push(&data);

@@ -3,6 +3,7 @@
 //! Invariant: an answer whose writer is dropped has ended, as aborted unless the writer said otherwise.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -23,6 +24,8 @@ pub struct AnswerWriter {
     runtime: Option<Handle>,
     /// Whether only a window of the answer is kept.
     is_windowed: bool,
+    /// Whether another process writes the answer, too.
+    is_copy: bool,
     /// The trailers that came.
     trailers: Option<HeaderMap>,
 }
@@ -37,8 +40,20 @@ impl AnswerWriter {
             limits,
             runtime: Handle::try_current().ok(),
             is_windowed: false,
+            is_copy: false,
             trailers: None,
         }
+    }
+
+    /// A writer of what another process writes, too. That one counts it, and keeps it for some time.
+    pub(super) fn copy(answers: Answers, answer: Arc<Answer>, limits: AnswerLimits) -> Self {
+        let limits = AnswerLimits {
+            keep: Duration::ZERO,
+            ..limits
+        };
+        let mut writer = Self::new(answers, answer, limits);
+        writer.is_copy = true;
+        writer
     }
 
     /// The answer that is written.
@@ -64,7 +79,7 @@ impl AnswerWriter {
         }
         self.answer.push(data, self.is_windowed);
         let is_over = self.is_windowed != was_windowed;
-        if is_over {
+        if is_over && !self.is_copy {
             self.answers.note_too_long(&self.answer, self.limits);
         }
         is_over

@@ -477,7 +477,8 @@ async fn a_repeat_gets_the_answer_of_the_turn_that_it_repeats() {
     assert_whole("the next turn", &next, "next");
     assert_whole("not the newest answer", &bench.call(&request).await, &text);
     assert_eq!(bench.backend.turns("s1").len(), 2, "each turn ran once");
-    let other = request.body("{\"session_id\": \"s1\", \"user_id\": \"u1\", \"x\": 1}");
+    let other = Request::post("/chat").header("idempotency-key", "k1");
+    let other = other.json("{\"session_id\":\"s1\",\"user_id\":\"u1\",\"x\":1}");
     bench
         .refused("another request", &other, 422, "key_reused")
         .await;
