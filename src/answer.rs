@@ -163,7 +163,10 @@ impl Answers {
         of_session.insert(0, Arc::clone(&answer));
         self.0.count.fetch_add(1, Ordering::Relaxed);
         let reader = answer.reader();
-        (reader, Some(AnswerWriter::copy(self.clone(), answer, limits)))
+        (
+            reader,
+            Some(AnswerWriter::copy(self.clone(), answer, limits)),
+        )
     }
 
     /// Forgets an answer that nobody reads. Gives `false` if somebody does.

@@ -18,7 +18,7 @@ pub use limits::{Limits, Timeouts};
 use listen::{ListenAddress, TlsConfig, TlsFiles};
 pub use lock::{
     EventName, EventNameError, LockConfig, NestedCalls, OnDisconnect, OnMalformed, OnMissing,
-    StreamKind,
+    OnRepeat, StreamKind,
 };
 pub use log::{LogConfig, LogFormat, LogIds};
 use option::{Options, options};
@@ -381,6 +381,9 @@ impl Config {
         }
         if self.turns().all(|turn| turn.once.is_empty()) {
             lock.check_once_for(&lock_table);
+        }
+        if !self.turns().any(TurnConfig::may_join) {
+            lock.check_on_repeat(&lock_table);
         }
         lock_table.finish();
         numbers

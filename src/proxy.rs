@@ -15,7 +15,7 @@ use http_body::Body;
 use http_body_util::{Either, Full};
 use tokio_util::task::TaskTracker;
 
-use crate::answer::{AnswerHead, Answers, SharedAnswers};
+use crate::answer::{Answers, SharedAnswers};
 use crate::budget::Budget;
 use crate::config::{
     Config, NestedCalls, OnDisconnect, Route, SessionAction, StreamKind, Unmatched,
@@ -23,21 +23,20 @@ use crate::config::{
 use crate::drain::DrainWatch;
 use crate::key::{OnceKey, SessionKey};
 use crate::listen::{ClientBody, ClientConnection, RejectedRequest, Serve};
-use crate::lock::{LockGuard, Locks};
+use crate::lock::Locks;
 use acquire::TurnLock;
 use body_timer::BodyLimits;
 use cors::{CorsPolicy, RequestOrigin};
-use exchange::Exchange;
 use forward::headers::{self, RequestIds};
-use forward::upgrade::{self, UpgradeRequest};
-use forward::{Backend, Backends, OutgoingBody, ResponseTimeout, Upload};
+use forward::upgrade::UpgradeRequest;
+use forward::{Backend, Backends, OutgoingBody, Upload};
 use keep_alive::EarlyResponse;
 use orphan::Orphans;
 use record::{RequestRecord, RouteSinks};
 use refusal::{ErrorFormat, Refusal, SentenceLanguage};
 use rejected::reject;
-use replay::AsideResponse;
-use respond::AnsweredTurn;
+use replay::{AsideResponse, TurnStart};
+use respond::{AnsweredTurn, StartedTurn};
 use route::Router;
 use session::{NeededLock, RequestBody, RequestSession};
 use tunnel::Tunnels;
@@ -327,18 +326,18 @@ impl Proxy {
             let aside = self.aside(turn, key, &asked.head.headers, record).await;
             return aside.map(RequestResponse::Aside);
         }
-        let answered = self.turn(asked, routed, record, format).await?;
-        Ok(RequestResponse::Backend(Box::new(answered)))
+        self.turn(asked, routed, record, format).await
     }
 
-    /// From a turn, or a request that passes without a lock, to the head of the backend's response.
+    /// From a turn, or a request that passes without a lock, to the head of the backend's response; or to the answer
+    /// of the turn that it repeats.
     async fn turn(
         &self,
         asked: AskedTurn<'_>,
         routed: RoutedRequest,
         record: &mut RequestRecord,
         format: &mut ErrorFormat,
-    ) -> Result<AnsweredTurn, Refusal> {
+    ) -> Result<RequestResponse, Refusal> {
         let AskedTurn {
             client,
             mut head,
@@ -378,7 +377,13 @@ impl Proxy {
                 format,
                 language,
             };
-            let granted = lock.acquire(key, &mut body, record).await?;
+            let granted = match self.start_turn(&lock, key, &mut body, record).await? {
+                TurnStart::Locked(granted) => granted,
+                TurnStart::Repeats(first) => {
+                    let response = AsideResponse::Answer(first);
+                    return Ok(RequestResponse::Aside(response));
+                }
+            };
             answer = self.begin_answer(turn, &granted);
             if answer.is_some() {
                 // Those who read the answer later may not know the encoding.
@@ -389,55 +394,19 @@ impl Proxy {
         let lock = locked.filter(|_| held.is_some());
         let lock = lock.map(|(_, turn)| &turn.lock);
         let goes_on = lock.is_some_and(|lock| lock.on_disconnect() == OnDisconnect::Continue);
-        // Without a lock a slow body keeps nobody waiting, and an observed turn is never refused.
-        let limits = match lock {
-            Some(lock) if lock.options.enforce => self.holder_limits(),
-            _ => BodyLimits::for_stream(&self.config.timeouts),
+        let started = StartedTurn {
+            backend,
+            head,
+            body,
+            upgrade,
+            held,
+            answer,
+            // An observed turn is never refused.
+            is_enforced: lock.is_some_and(|lock| lock.options.enforce),
+            goes_on,
         };
-        let limit = self.config.timeouts.response_head;
-        let timeout = ResponseTimeout::new(limit, limits, &mut body);
-        let upgrade = upgrade.filter(|_| backend.can_upgrade());
-        let (lock, wanted) = (held.as_ref(), upgrade.as_ref());
-        let request =
-            exchange::for_backend(head, body, client, &backend, lock, wanted, record).await;
-        let exchange = Exchange {
-            backend: &backend,
-            drain: &self.shared.drain,
-            limit,
-            timeout: &timeout,
-        };
-        let orphans = goes_on.then_some(&self.orphans);
-        let sent = match orphans {
-            None => exchange.send(request, &mut held).await,
-            Some(orphans) => {
-                let sending =
-                    exchange.send_detachable(request, &mut held, orphans, record, &mut answer);
-                sending.await
-            }
-        };
-        match sent {
-            Ok(mut response) => {
-                record.response_began(response.status().as_u16());
-                let upgraded = upgrade::clean_response(&mut response, upgrade);
-                if let Some(answer) = answer.as_mut().filter(|_| upgraded.is_none()) {
-                    answer.head(AnswerHead::new(response.status(), response.headers()));
-                }
-                if let Some(waited) = held.as_ref().and_then(LockGuard::waited) {
-                    headers::add_server_timing(response.headers_mut(), waited);
-                }
-                // Always, because HTTP/1.0 ends a response of unknown length with the connection: one
-                // that is cut off would look whole.
-                *response.version_mut() = Version::HTTP_11;
-                Ok(AnsweredTurn {
-                    response,
-                    held,
-                    orphans: orphans.cloned(),
-                    upgraded,
-                    answer,
-                })
-            }
-            Err(refusal) => Err(self.refuse_turn(client, refusal, held, record).await),
-        }
+        let answered = self.send(client, started, record).await?;
+        Ok(RequestResponse::Backend(Box::new(answered)))
     }
 
     /// Whether the client of a turn may get a response while the turn waits. A page that can't read that response would

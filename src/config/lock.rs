@@ -96,6 +96,10 @@ options! {
         /// own: the clients of OpenAI, AG-UI and the AI SDK break at it. Used with `keep_alive`.
         queue_events: Option<EventName> = None, Optional(text("event name", EventName::parse)),
             unset "a comment", example "\"seriatim.queue\"", Live;
+        /// What a repeat of a turn gets that waits or runs: `reject` refuses it with 409 `duplicate_turn`; `attach`
+        /// gives it the turn's answer. Used with `once` of a route and `replay`. A repeat of a turn that has ended
+        /// gets the answer with `replay` alone, for as long as that is kept.
+        on_repeat: OnRepeat = OnRepeat::Reject, word(), example "\"attach\"", Live;
         /// For how long after a turn a repeat of it is recognised. Used with `once` of a route.
         once_for: Duration = SECOND * 600, DurationIn(SECOND..=DAY), example "\"1h\"", Live;
     }
@@ -163,6 +167,16 @@ words! {
     }
 }
 
+words! {
+    /// What a repeat of a turn gets that waits or runs.
+    pub enum OnRepeat {
+        /// It is refused with 409.
+        Reject = "reject",
+        /// It gets the turn's answer.
+        Attach = "attach",
+    }
+}
+
 /// The name of an event in an event stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventName(Box<str>);
@@ -179,6 +193,9 @@ const SHORTEST_LEASE: Duration = Duration::from_millis(200);
 
 /// The options that are used only with `keep_alive`.
 const FOR_KEEP_ALIVE: [&str; 2] = ["stream", "queue_events"];
+
+/// The option that is used only with `once` and `replay`.
+pub(super) const ON_REPEAT: &str = "on_repeat";
 
 /// The option that is used only with `once`, which isn't an option of `[lock]`.
 pub(super) const ONCE_FOR: &str = "once_for";
@@ -279,6 +296,14 @@ impl LockConfig {
                     "is used only with keep_alive: write keep_alive = \"15s\" too, or leave it out";
                 table.note(key, why);
             }
+        }
+    }
+
+    /// Reports `on_repeat` of `table` where no turn joins another, unless it has its default.
+    pub(super) fn check_on_repeat(&self, table: &ConfigTable<'_>) {
+        if table.wrote(ON_REPEAT) && self.differs_from_default(ON_REPEAT) {
+            let why = "is used only with once of a route and replay = true: write both too, or leave it out";
+            table.note(ON_REPEAT, why);
         }
     }
 

@@ -348,8 +348,16 @@ impl TurnConfig {
         table.warn_item("session_id", index, why);
     }
 
+    /// Whether the route may give a repeat the answer of a turn that runs.
+    pub(super) fn may_join(&self) -> bool {
+        self.lock.replay && !self.once.is_empty()
+    }
+
     /// Reports options for repeats that have no use, and repeats that can't be told from other turns.
     fn check_once(&mut self, table: &ConfigTable<'_>) {
+        if !self.may_join() && self.action() == SessionAction::Turn {
+            self.lock.check_on_repeat(table);
+        }
         if self.once.is_empty() {
             if !table.wrote("once") {
                 self.lock.check_once_for(table);

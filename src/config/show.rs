@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::Config;
-use super::lock::ONCE_FOR;
+use super::lock::{ON_REPEAT, ONCE_FOR};
 use super::option::Options;
 use super::reader;
 use super::routes::{Route, SessionAction};
@@ -62,6 +62,7 @@ impl fmt::Display for Route {
             lock.retain(|(key, _)| turn.uses(key));
         }
         lock.retain(|(key, _)| *key != ONCE_FOR || !turn.once.is_empty());
+        lock.retain(|(key, _)| *key != ON_REPEAT || turn.may_join());
         for (key, value) in &mut lock {
             if *key == "on_missing" {
                 *value += "  # ";

@@ -79,6 +79,11 @@ impl LockGuard {
         &self.key
     }
 
+    /// The id by which the turn is known.
+    pub fn turn(&self) -> ClaimId {
+        self.turn
+    }
+
     /// The tag by which calls of the turn's backend are known. Takes some hundred nanoseconds.
     pub fn tag(&self) -> TurnTag {
         TurnTag::new(self.turn)
@@ -89,11 +94,6 @@ impl LockGuard {
     pub fn fence(&self) -> Option<Fence> {
         let lock = self.lock.as_ref()?;
         self.unprotected().is_none().then_some(lock.fence())
-    }
-
-    /// The id by which the turn is known.
-    pub fn turn(&self) -> ClaimId {
-        self.turn
     }
 
     /// What tells whether the turn's backend may have run the turn; `None`: nobody needs to know.

@@ -13,19 +13,22 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::{Either, Full};
+use tokio::time::sleep;
 
+use super::acquire::{RefusedLock, TurnLock};
 use super::cors::RequestOrigin;
 use super::end::End;
+use super::forward::OutgoingBody;
 use super::keep_alive::is_event_stream;
 use super::record::RequestRecord;
 use super::refusal::Refusal;
 use super::silence::{FilledResponse, SilenceFiller};
 use super::{Proxy, TurnBody};
 use crate::answer::{AnswerHead, AnswerLimits, AnswerReader, AnswerWriter, SharingOptions};
-use crate::config::{Config, SessionAction, TurnConfig};
+use crate::config::{Config, OnRepeat, SessionAction, TurnConfig};
 use crate::key::SessionKey;
 use crate::listen::ClientConnection;
-use crate::lock::LockGuard;
+use crate::lock::{LockGuard, RepeatedState};
 use crate::metrics::ViewerGauge;
 use attach::AttachRequest;
 
@@ -42,6 +45,14 @@ pub(super) enum AsideResponse {
     Own(Response<Bytes>),
 }
 
+/// What a turn gets that asks for its lock.
+pub(super) enum TurnStart {
+    /// The lock.
+    Locked(LockGuard),
+    /// The answer of the turn that it repeats.
+    Repeats(ViewedAnswer),
+}
+
 /// A turn's answer, for another request.
 pub(super) struct ViewedAnswer {
     head: Arc<AnswerHead>,
@@ -51,6 +62,9 @@ pub(super) struct ViewedAnswer {
     /// Whether it is an event stream, into which comments can be written.
     is_stream: bool,
 }
+
+/// The pause before a repeat asks again what became of the turn before it, at first and at most.
+const JOIN_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
 /// How long the answer of a silent process is kept where `store.crash_recovery` is off.
 const DEFAULT_RUN_TTL: Duration = Duration::from_secs(30);
@@ -70,6 +84,71 @@ impl Proxy {
         })
     }
 
+    /// Takes the lock for a turn. A repeat of another turn gets that turn's answer, if the route keeps answers: of a
+    /// turn that has ended, or, with `on_repeat = "attach"`, of one that waits or runs. It waits until that one has an
+    /// answer; if that one leaves before it has run, the repeat is the turn.
+    ///
+    /// # Errors
+    /// As [`TurnLock::acquire`].
+    pub(super) async fn start_turn(
+        &self,
+        lock: &TurnLock<'_>,
+        key: SessionKey,
+        body: &mut OutgoingBody,
+        record: &mut RequestRecord,
+    ) -> Result<TurnStart, Refusal> {
+        let options = &lock.turn.lock;
+        let joins = options.replay && options.on_repeat == OnRepeat::Attach;
+        let (mut pause, longest) = JOIN_PAUSES;
+        loop {
+            let RefusedLock { refusal, repeats } =
+                match lock.acquire(key.clone(), body, record).await {
+                    Ok(held) => return Ok(TurnStart::Locked(held)),
+                    Err(refused) => refused,
+                };
+            let Some((first, state)) = repeats else {
+                return Err(refusal);
+            };
+            let is_under_way = matches!(state, RepeatedState::Waits | RepeatedState::Runs);
+            let may_read = match state {
+                RepeatedState::Runs => joins,
+                RepeatedState::Ended => options.replay,
+                RepeatedState::Waits | RepeatedState::InDoubt => false,
+            };
+            if may_read {
+                let request = self.attach_request(&key, lock.headers, true);
+                if let Some(answer) = request.find_turn(first, record).await? {
+                    return Ok(TurnStart::Repeats(answer));
+                }
+            }
+            if !(joins && is_under_way) {
+                return Err(refusal);
+            }
+            let mut drain = self.shared.drain.clone();
+            tokio::select! {
+                () = drain.draining() => return Err(Refusal::Draining),
+                () = sleep(pause) => pause = (pause * 2).min(longest),
+            }
+        }
+    }
+
+    fn attach_request<'t>(
+        &'t self,
+        key: &'t SessionKey,
+        headers: &'t HeaderMap,
+        takes_ended: bool,
+    ) -> AttachRequest<'t> {
+        AttachRequest {
+            answers: &self.shared.answers,
+            sharing: sharing(&self.config),
+            key,
+            headers,
+            over_limit: self.config.replay.over_limit,
+            takes_ended,
+            drain: self.shared.drain.clone(),
+        }
+    }
+
     /// Answers a request that is no turn: it reads the answer of its session's turn, or stops that turn.
     ///
     /// # Errors
@@ -87,15 +166,7 @@ impl Proxy {
             let stopped = stopped.map_err(Refusal::Store)?;
             return Ok(AsideResponse::Own(stop_response(stopped)));
         }
-        let request = AttachRequest {
-            answers: &self.shared.answers,
-            sharing: sharing(&self.config),
-            key,
-            headers,
-            over_limit: self.config.replay.over_limit,
-            takes_ended: turn.attach_ended,
-            drain: self.shared.drain.clone(),
-        };
+        let request = self.attach_request(key, headers, turn.attach_ended);
         Ok(match request.find(record).await? {
             Some(answer) => AsideResponse::Answer(answer),
             None => AsideResponse::Own(no_answer()),

@@ -1,19 +1,23 @@
-//! From the head of a backend's response to the response of its turn: a body with the turn's lock, or a tunnel. Also the
-//! end of a turn that got no response.
+//! From a turn that has its lock to its response: the request goes to the backend, and what comes back becomes a body
+//! with the turn's lock, or a tunnel. Also the end of a turn that got no response.
 //!
 //! Invariant: the lock goes along with the response, and is released before the client can see its end.
 
 use std::iter;
 use std::sync::Arc;
 
-use http::Response;
 use http::header::CONTENT_LENGTH;
+use http::request::Parts;
+use http::{Response, Version};
 use http_body_util::{Either, Full};
 use hyper::upgrade::OnUpgrade;
 
+use super::body_timer::BodyLimits;
 use super::cors::RequestOrigin;
 use super::end::{End, leave};
-use super::forward::{BackendBody, upgrade};
+use super::exchange::{self, Exchange};
+use super::forward::upgrade::{self, UpgradeRequest};
+use super::forward::{Backend, BackendBody, OutgoingBody, ResponseTimeout, headers};
 use super::keep_alive;
 use super::orphan::Orphans;
 use super::record::RequestRecord;
@@ -22,7 +26,7 @@ use super::silence::{FilledResponse, SilenceFiller};
 use super::stream::GuardedBody;
 use super::tunnel::TunnelEndpoints;
 use super::{Proxy, TurnBody};
-use crate::answer::AnswerWriter;
+use crate::answer::{AnswerHead, AnswerWriter};
 use crate::config::Route;
 use crate::listen::ClientConnection;
 use crate::lock::LockGuard;
@@ -40,9 +44,96 @@ pub(super) struct AnsweredTurn {
     pub(super) answer: Option<Box<AnswerWriter>>,
 }
 
+/// A turn that has its lock, or a request that passes without one, on its way to the backend.
+pub(super) struct StartedTurn {
+    pub(super) backend: Arc<Backend>,
+    pub(super) head: Parts,
+    pub(super) body: OutgoingBody,
+    pub(super) upgrade: Option<UpgradeRequest>,
+    /// `None`: the request has no lock.
+    pub(super) held: Option<LockGuard>,
+    /// Writes the turn's answer for other requests; `None`: it isn't kept.
+    pub(super) answer: Option<Box<AnswerWriter>>,
+    /// Whether the turn keeps other turns of its session out.
+    pub(super) is_enforced: bool,
+    /// Whether the turn goes on when its client is gone.
+    pub(super) goes_on: bool,
+}
+
 // === impl Proxy ===
 
 impl Proxy {
+    /// Sends a request to its backend, and waits for the head of the response.
+    ///
+    /// # Errors
+    /// When the backend gives no response. The lock is released then.
+    pub(super) async fn send(
+        &self,
+        client: &ClientConnection,
+        turn: StartedTurn,
+        record: &mut RequestRecord,
+    ) -> Result<AnsweredTurn, Refusal> {
+        let StartedTurn {
+            backend,
+            head,
+            mut body,
+            upgrade,
+            mut held,
+            mut answer,
+            is_enforced,
+            goes_on,
+        } = turn;
+        // Without a lock a slow body keeps nobody waiting, and an observed turn is never refused.
+        let limits = match is_enforced {
+            true => self.holder_limits(),
+            false => BodyLimits::for_stream(&self.config.timeouts),
+        };
+        let limit = self.config.timeouts.response_head;
+        let timeout = ResponseTimeout::new(limit, limits, &mut body);
+        let upgrade = upgrade.filter(|_| backend.can_upgrade());
+        let (lock, wanted) = (held.as_ref(), upgrade.as_ref());
+        let request =
+            exchange::for_backend(head, body, client, &backend, lock, wanted, record).await;
+        let exchange = Exchange {
+            backend: &backend,
+            drain: &self.shared.drain,
+            limit,
+            timeout: &timeout,
+        };
+        let orphans = goes_on.then_some(&self.orphans);
+        let sent = match orphans {
+            None => exchange.send(request, &mut held).await,
+            Some(orphans) => {
+                let sending =
+                    exchange.send_detachable(request, &mut held, orphans, record, &mut answer);
+                sending.await
+            }
+        };
+        match sent {
+            Ok(mut response) => {
+                record.response_began(response.status().as_u16());
+                let upgraded = upgrade::clean_response(&mut response, upgrade);
+                if let Some(answer) = answer.as_mut().filter(|_| upgraded.is_none()) {
+                    answer.head(AnswerHead::new(response.status(), response.headers()));
+                }
+                if let Some(waited) = held.as_ref().and_then(LockGuard::waited) {
+                    headers::add_server_timing(response.headers_mut(), waited);
+                }
+                // Always, because HTTP/1.0 ends a response of unknown length with the connection: one
+                // that is cut off would look whole.
+                *response.version_mut() = Version::HTTP_11;
+                Ok(AnsweredTurn {
+                    response,
+                    held,
+                    orphans: orphans.cloned(),
+                    upgraded,
+                    answer,
+                })
+            }
+            Err(refusal) => Err(self.refuse_turn(client, refusal, held, record).await),
+        }
+    }
+
     /// Remembers what a response of the backend allows to the origin of its request. The response to a preflight
     /// speaks for all routes of that backend to which the preflight announces a request.
     pub(super) fn learn_origin<B>(

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName};
 
 use super::ViewedAnswer;
-use crate::answer::{SharedAnswers, SharingOptions};
+use crate::answer::{AnswerReader, SharedAnswers, SharingOptions};
 use crate::config::OverLimit;
 use crate::drain::DrainWatch;
 use crate::key::SessionKey;
+use crate::lock::ClaimId;
 use crate::proxy::record::RequestRecord;
 use crate::proxy::refusal::Refusal;
 
-/// A request for the answer of its session's turn.
+/// A request for the answer of a turn of its session.
 pub(super) struct AttachRequest<'t> {
     pub(super) answers: &'t SharedAnswers,
     pub(super) sharing: SharingOptions,
@@ -37,16 +38,39 @@ impl AttachRequest<'_> {
     /// # Errors
     /// When the process begins to stop, or the answer is too long to be read from its beginning.
     pub(super) async fn find(
-        mut self,
+        self,
         record: &RequestRecord,
     ) -> Result<Option<ViewedAnswer>, Refusal> {
         let (answers, takes_ended) = (self.answers, self.takes_ended);
         let found = answers.find(self.key, takes_ended, &self.sharing).await;
-        let Some(mut reader) = found else {
-            return Ok(None);
-        };
-        let answer = Arc::clone(reader.answer());
-        let viewer = record.viewing();
+        match found {
+            Some(reader) => self.read(reader, record).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Finds the answer of one turn, as [`Self::find`].
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub(super) async fn find_turn(
+        self,
+        turn: ClaimId,
+        record: &RequestRecord,
+    ) -> Result<Option<ViewedAnswer>, Refusal> {
+        match self.answers.find_turn(self.key, turn, &self.sharing) {
+            Some(reader) => self.read(reader, record).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Waits for the head of an answer, and finds where to begin.
+    async fn read(
+        mut self,
+        mut reader: AnswerReader,
+        record: &RequestRecord,
+    ) -> Result<Option<ViewedAnswer>, Refusal> {
+        let (answer, viewer) = (Arc::clone(reader.answer()), record.viewing());
         let head = tokio::select! {
             biased;
             head = reader.head() => head,
