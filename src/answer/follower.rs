@@ -180,15 +180,14 @@ impl AnswerFollower {
         let Ok(infos) = self.store.inspect(&[key], true).await else {
             return true;
         };
-        let turns = infos
-            .iter()
-            .flat_map(|info| info.holder.iter().chain(&info.queue));
-        for holder in turns.filter(|holder| has_turn(holder, turn)) {
-            if is_alive(&*self.store, holder).await {
-                return true;
-            }
+        let has_turn = |holder: &LockHolder| has_turn(holder, turn);
+        let mut turns = infos
+            .into_iter()
+            .flat_map(|info| info.holder.into_iter().chain(info.queue));
+        match turns.find(has_turn) {
+            Some(holder) => is_alive(&*self.store, &holder).await,
+            None => false,
         }
-        false
     }
 }
 
