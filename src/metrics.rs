@@ -196,24 +196,24 @@ impl Metrics {
 
     /// Counts a request that reads the answer of another request's turn, until the result is dropped.
     pub fn viewing(&self) -> ViewerGauge {
-        let viewer = ViewerGauge(self.0.viewers.clone());
+        let viewer = ViewerGauge(self.0.answers.viewers.clone());
         viewer.0.inc();
         viewer
     }
 
     /// The number of kept answers. Who keeps them counts them, and the metrics only show it.
     pub fn kept_answers(&self) -> Arc<AtomicUsize> {
-        Arc::clone(&self.0.kept_answers)
+        Arc::clone(&self.0.answers.kept)
     }
 
     /// The number of bytes of kept answers. Who keeps them counts them, and the metrics only show it.
     pub fn kept_answer_bytes(&self) -> Arc<AtomicUsize> {
-        Arc::clone(&self.0.kept_answer_bytes)
+        Arc::clone(&self.0.answers.kept_bytes)
     }
 
     /// Counts an answer that isn't kept whole.
     pub fn answer_too_long(&self) {
-        self.0.long_answers.inc();
+        self.0.answers.too_long.inc();
     }
 
     /// The number of open client connections. Their limit keeps it, and the metrics only show it.

@@ -79,11 +79,6 @@ impl LockGuard {
         &self.key
     }
 
-    /// The id by which the turn is known.
-    pub fn turn(&self) -> ClaimId {
-        self.turn
-    }
-
     /// The tag by which calls of the turn's backend are known. Takes some hundred nanoseconds.
     pub fn tag(&self) -> TurnTag {
         TurnTag::new(self.turn)

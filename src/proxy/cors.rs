@@ -35,7 +35,7 @@ pub struct CorsMemory(Arc<RwLock<RememberedGrants>>);
 
 /// The origin of the page that sent a request.
 pub(super) struct RequestOrigin {
-    value: HeaderValue,
+    pub(super) value: HeaderValue,
     /// Whether the request is a preflight: it asks, for another request, what the backend allows.
     pub(super) is_preflight: bool,
 }
@@ -106,11 +106,6 @@ impl RequestOrigin {
             value: value.clone(),
             is_preflight,
         })
-    }
-
-    /// Whether a response with this `access-control-allow-origin` allows this origin by its name.
-    pub(super) fn is(&self, allowed: &HeaderValue) -> bool {
-        self.value == allowed
     }
 
     /// Whether this is the origin of a host, whatever its scheme: TLS may end before this proxy.

@@ -332,17 +332,7 @@ impl Refusal {
             ),
             Self::Repeat(key, reason) => reason.content(key, language),
             Self::Session(error) => session_content(error, language),
-            Self::AnswerTooLong => ErrorContent::new(
-                StatusCode::CONFLICT,
-                say(
-                    "回答过长，无法从头读取",
-                    "The answer is too long to be read from its beginning",
-                ),
-                "the turn's answer is over replay.max_turn, or replay.max_total is reached; read the session's \
-                 history when the turn is over"
-                    .into(),
-                None,
-            ),
+            Self::AnswerTooLong => answer_too_long_content(language),
             Self::NoRoute => ErrorContent::new(
                 StatusCode::NOT_FOUND,
                 say("此处没有服务", "Nothing is served here"),
@@ -393,6 +383,16 @@ impl ErrorContent {
             notice: None,
         }
     }
+}
+
+fn answer_too_long_content(language: SentenceLanguage) -> ErrorContent {
+    let text = language.pick(
+        "回答过长，无法从头读取",
+        "The answer is too long to be read from its beginning",
+    );
+    let detail = "the turn's answer is over replay.max_turn, or replay.max_total is reached; read the session's \
+                  history when the turn is over";
+    ErrorContent::new(StatusCode::CONFLICT, text, detail.into(), None)
 }
 
 fn session_content(error: &SessionError, language: SentenceLanguage) -> ErrorContent {

@@ -219,7 +219,7 @@ impl Proxy {
     ) {
         let allowed = headers.get(ACCESS_CONTROL_ALLOW_ORIGIN);
         let stays = allowed.is_some_and(|allowed| {
-            allowed == "*" || origin.is_some_and(|origin| origin.is(allowed))
+            allowed == "*" || origin.is_some_and(|origin| origin.value == *allowed)
         });
         if stays {
             return;

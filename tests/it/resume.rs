@@ -445,6 +445,90 @@ async fn a_viewer_that_falls_out_of_the_window_is_aborted() {
     assert!(!answer.whole, "it has lost bytes, and can tell");
 }
 
+// === repeats ===
+
+/// As [`RESUME`], with turns that are recognised by their idempotency key.
+async fn start_once(tables: &str) -> Bench {
+    let chat = format!("{CHAT}once = [\"{{header:idempotency-key}}\"]\non_repeat = \"attach\"\n");
+    Bench::start(&format!("{tables}{RESUME}{chat}blocking = true\n")).await
+}
+
+fn keyed(session: &str, script: &str, key: &str) -> Request {
+    Request::turn(session, script).header("idempotency-key", key)
+}
+
+#[tokio::test]
+async fn a_repeat_gets_the_answer_of_the_turn_that_it_repeats() {
+    let bench = start_once("").await;
+    let request = keyed("s1", "cut:30:lf", "k1");
+    let mut first = bench.client().await;
+    first.send(&request).await;
+    first.read_until("id: 1").await;
+    // The connection is cut, and the client library sends the request again.
+    first.reset();
+    let mut repeat = bench.client().await;
+    repeat.send(&request).await;
+    repeat.read_until("id: 1").await;
+    bench.backend.open_gate("s1");
+    let text = stream_with("\n");
+    assert_whole("of a turn that runs", &repeat.answer().await, &text);
+    assert_whole("of one that has ended", &bench.call(&request).await, &text);
+    let next = bench.call(&keyed("s1", "plain:next", "k2")).await;
+    assert_whole("the next turn", &next, "next");
+    assert_whole("not the newest answer", &bench.call(&request).await, &text);
+    assert_eq!(bench.backend.turns("s1").len(), 2, "each turn ran once");
+    let other = Request::post("/chat").header("idempotency-key", "k1");
+    let other = other.json("{\"session_id\":\"s1\",\"user_id\":\"u1\",\"x\":1}");
+    bench
+        .refused("another request", &other, 422, "key_reused")
+        .await;
+}
+
+#[tokio::test]
+async fn a_repeat_of_a_turn_that_waits_joins_it_or_takes_its_place() {
+    let bench = start_once("").await;
+    for is_left in [false, true] {
+        let session = format!("s-{is_left}");
+        let mut holder = bench.client().await;
+        holder.send(&keyed(&session, "gate", "k0")).await;
+        holder.read_until(&event(0)).await;
+        let request = keyed(&session, "plain:once", "k1");
+        let mut first = bench.client().await;
+        first.send(&request).await;
+        bench.app.wait_for_waiters(1).await;
+        let mut repeat = bench.client().await;
+        repeat.send(&request).await;
+        if is_left {
+            // The repeat is the turn as soon as the first one is gone.
+            first.half_close().await;
+            first.read_to_close().await;
+        }
+        bench.backend.open_gate(&session);
+        assert!(holder.answer().await.whole, "the turn before it");
+        assert_whole("the repeat", &repeat.answer().await, "once");
+        if !is_left {
+            assert_whole("the first", &first.answer().await, "once");
+        }
+        assert_eq!(
+            bench.backend.turns(&session).len(),
+            2,
+            "it ran once: {is_left}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_repeat_whose_answer_is_not_kept_any_more_is_refused() {
+    let bench = start_once("[replay]\nkeep = \"1s\"\n").await;
+    let request = keyed("s1", "plain:x", "k1");
+    assert_whole("the turn", &bench.call(&request).await, "x");
+    let gone = async || bench.call(&attach("s1")).await.status == 204;
+    wait_for_async(gone, "its answer isn't kept any more").await;
+    bench
+        .refused("a repeat", &request, 409, "already_answered")
+        .await;
+}
+
 // === stopping ===
 
 #[tokio::test]
@@ -628,6 +712,11 @@ fn options_that_contradict_each_other_are_named() {
             format!("{turns}{stream}lock = false\nstop = true\n"),
             "routes[1].stop",
             "contradicts `lock = false`",
+        ),
+        (
+            format!("{turns}replay = true\non_repeat = \"attach\"\n"),
+            "routes[0].on_repeat",
+            "only with once of a route and replay = true",
         ),
         (
             format!("{turns}attach_ended = false\n"),
