@@ -91,6 +91,11 @@ impl LockGuard {
         self.unprotected().is_none().then_some(lock.fence())
     }
 
+    /// The id by which the turn is known.
+    pub fn turn(&self) -> ClaimId {
+        self.turn
+    }
+
     /// What tells whether the turn's backend may have run the turn; `None`: nobody needs to know.
     pub fn sent_flag(&self) -> Option<&SentFlag> {
         self.lock.as_ref()?.sent_flag()
