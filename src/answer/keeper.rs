@@ -34,6 +34,8 @@ pub(super) struct AnswerKeeper {
 /// What the next write has of the answer.
 #[derive(Default)]
 struct AnswerBatch {
+    /// The number of the first byte, if what precedes it is lost; `None`: nothing is missing.
+    skipped_to: Option<u64>,
     data: BytesMut,
     end: Option<AnswerEnd>,
 }
@@ -96,13 +98,13 @@ impl AnswerKeeper {
         if !is_first {
             let renewal = self.renewed + self.options.run_ttl / 3;
             match timeout_at(renewal, reader.next()).await {
-                Ok(part) => batch.add(part),
+                Ok(part) => batch.add(part, reader),
                 Err(_) => return batch,
             }
         }
         while batch.has_room() {
             match timeout_at(next_write, reader.next()).await {
-                Ok(part) => batch.add(part),
+                Ok(part) => batch.add(part, reader),
                 Err(_) => break,
             }
         }
@@ -118,7 +120,8 @@ impl AnswerKeeper {
             (!data.is_empty()).then_some(EntryContent::Data(data)),
             batch.end.map(EntryContent::End),
         ];
-        let (mut entries, mut bytes) = (Vec::with_capacity(2), self.written.bytes);
+        let mut entries = Vec::with_capacity(2);
+        let mut bytes = batch.skipped_to.unwrap_or(self.written.bytes);
         for content in contents.into_iter().flatten() {
             let entry = match self.codec.write(bytes, &content) {
                 Ok(entry) => entry,
@@ -132,7 +135,7 @@ impl AnswerKeeper {
         }
         let write = AnswerWrite {
             after: self.written,
-            forgotten: self.forgotten(bytes),
+            forgotten: self.forgotten(bytes, batch.skipped_to.is_some()),
             entries,
             ttl: match is_over {
                 true => self.options.limits.keep,
@@ -142,18 +145,18 @@ impl AnswerKeeper {
         self.send(write).await
     }
 
-    /// The pieces that aren't in the window any more, if only a window of the answer is kept.
-    fn forgotten(&mut self, length: u64) -> Vec<EntryPlace> {
+    /// The pieces that aren't in the window any more, if only a window of the answer is kept. `is_cut`: nor are the
+    /// others, because the next piece doesn't follow them.
+    fn forgotten(&mut self, length: u64, is_cut: bool) -> Vec<EntryPlace> {
         if !self.answer.is_windowed() {
             return Vec::new();
         }
-        let is_outside = |piece: &&EntryPlace| piece.bytes + WINDOW <= length;
+        let is_outside = |piece: &&EntryPlace| is_cut || piece.bytes + WINDOW <= length;
         let count = self.pieces.iter().take_while(is_outside).count();
-        // The store's last entry stays, by which it knows what was written.
-        let others = self.pieces.len().saturating_sub(1);
-        self.pieces
-            .drain(..count.min(MOST_FORGOTTEN).min(others))
-            .collect()
+        // The store's last entry stays, by which it knows what was written, unless another follows.
+        let others = self.pieces.len() - usize::from(!is_cut && !self.pieces.is_empty());
+        let count = count.min(MOST_FORGOTTEN).min(others);
+        self.pieces.drain(..count).collect()
     }
 
     /// Sends a write, again and again until the store has the entries. Gives `false` if it can't have them any more.
@@ -198,12 +201,17 @@ impl AnswerKeeper {
 // === impl AnswerBatch ===
 
 impl AnswerBatch {
-    fn add(&mut self, part: AnswerPart) {
+    fn add(&mut self, part: AnswerPart, reader: &mut AnswerReader) {
         match part {
             AnswerPart::Data(data) => self.data.extend_from_slice(&data),
             AnswerPart::End(end) => self.end = Some(end),
-            // The store was too slow. Readers of the store can't have what follows.
-            AnswerPart::Gone => self.end = Some(AnswerEnd::Aborted),
+            // The store is slower than an answer over its limit. Who begins to read later finds the rest.
+            AnswerPart::Gone => {
+                let start = reader.answer().start();
+                *reader = reader.answer().reader_at(start);
+                self.skipped_to = Some(start);
+                self.data.clear();
+            }
         }
     }
 

@@ -71,6 +71,7 @@ mod replicas;
 mod resp2;
 mod restarts;
 mod resume;
+mod resume_redis;
 mod retry_after;
 mod returned_locks;
 mod rights;
