@@ -11,7 +11,8 @@ use thiserror::Error;
 use super::option::{Options, Setting, options};
 use super::reader::ConfigTable;
 use super::value_kind::{
-    Boolean, DAY, DurationIn, HOUR, IntegerIn, MS, Optional, SECOND, WEEK, Words, text, word, words,
+    Boolean, DAY, DurationIn, HOUR, IntegerIn, Kind as _, MS, Optional, SECOND, WEEK, Words, text,
+    word, words,
 };
 use crate::key::KeyTemplate;
 use crate::lock::{LockOptions, OnLost};
@@ -272,6 +273,12 @@ impl LockConfig {
         let (mut shown, mut options) = (self.show(), self.options.show());
         options.retain(|(key, _)| self.options.blocking || !FOR_WAITERS.contains(key));
         shown.retain(|(key, _)| self.keep_alive.is_some() || !FOR_KEEP_ALIVE.contains(key));
+        if self.on_disconnect.is_none() {
+            let used = word().show(&self.on_disconnect());
+            let place = shown.iter().position(|(key, _)| *key == "replay");
+            let used = used.map(|used| ("on_disconnect", used));
+            shown.splice(place.map_or(0..0, |place| place..place), used);
+        }
         shown.splice(1..1, options);
         shown
     }

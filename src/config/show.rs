@@ -55,7 +55,11 @@ impl fmt::Display for Route {
             return writeln!(f, "lock = false");
         };
         let mut own = turn.show();
-        own.retain(|(key, _)| turn.attach || *key != "attach_ended");
+        own.retain(|(key, _)| match *key {
+            "attach" | "attach_ended" => turn.attach,
+            "stop" => turn.stop,
+            _ => true,
+        });
         lines(f, &own)?;
         let mut lock = turn.lock.show_used();
         if turn.action() != SessionAction::Turn {
