@@ -39,18 +39,17 @@ async fn ask(admin: SocketAddr, method: &str, target: &str) -> Value {
 }
 
 /// The permissions of the page that begin with this one, and are needed for an option only.
-fn documented_extra(first: &str) -> impl Iterator<Item = &'static str> {
+fn documented_extra(first: &str) -> Vec<String> {
     let at = PAGE.find(&format!("`{first}")).expect("the permissions");
     let (extra, _) = PAGE[at + 1..].split_once('`').expect("their end");
-    extra.split(' ')
+    extra.split(' ').map(str::to_owned).collect()
 }
 
 #[tokio::test]
 async fn the_documented_redis_user_can_keep_answers() {
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
-    let command = documented();
-    let command = command.iter().map(|word| &**word);
-    let command: Vec<_> = command.chain(documented_extra("+xadd")).collect();
+    let command = [documented(), documented_extra("+xadd")].concat();
+    let command: Vec<_> = command.iter().map(|word| &**word).collect();
     redis.command(&command).await;
     let url = format!("redis://seriatim:password@{}/0", redis.addr());
     let attach = "[[routes]]\npath = \"/{id}/stream\"\nsession_id = [\"{path:id}\"]\nuser_id = [\"u1\"]\nattach = true\n";
