@@ -80,11 +80,12 @@ async fn a_client_that_comes_back_gets_the_answer_from_its_first_byte_and_then_l
     let text = stream_with("\n");
     // In the middle of the response, and before its head.
     for (session, script, begins) in [("s1", "cut:30:lf", true), ("s2", "gate-head", false)] {
-        let mut first = begin_turn(bench.app.addr(), session, script).await;
+        let request = Request::turn(session, script).header("accept-encoding", "gzip");
+        let mut first = bench.client().await;
+        first.send(&request).await;
         bench.backend.started(session, 1).await;
-        match begins {
-            true => first.read_until("id: 1").await,
-            false => {}
+        if begins {
+            first.read_until("id: 1").await;
         }
         first.half_close().await;
         first.read_to_close().await;
