@@ -13,12 +13,13 @@ use http::header::{CONNECTION, CONTENT_LENGTH, SET_COOKIE, TRANSFER_ENCODING, UP
 use http::{HeaderMap, HeaderName, StatusCode};
 use parking_lot::Mutex;
 
+use crate::cipher::CipherKeys;
 use crate::key::SessionKey;
 use crate::lock::ClaimId;
 use crate::metrics::Metrics;
 
 pub use kept::{Answer, AnswerReader};
-pub use shared::{SharedAnswers, SharingOptions};
+pub use shared::SharedAnswers;
 pub use writer::AnswerWriter;
 
 mod entry;
@@ -42,6 +43,18 @@ pub struct AnswerLimits {
     pub max_total: u64,
     /// How long an answer is kept after its end.
     pub keep: Duration,
+}
+
+/// How answers are kept in the store.
+#[derive(Clone, Debug)]
+pub struct SharingOptions {
+    /// The bounds of an answer.
+    pub limits: AnswerLimits,
+    /// For how long the store keeps the answer of a turn that runs without hearing of its process:
+    /// `store.crash_recovery`.
+    pub run_ttl: Duration,
+    /// What the answers are encrypted with; `None`: nothing.
+    pub keys: Option<CipherKeys>,
 }
 
 /// The head of an answer, as later readers get it.

@@ -173,20 +173,16 @@ impl AnswerFollower {
         }
     }
 
-    /// Whether the turn has the lock or waits for it, so that its answer may begin.
+    /// Whether the turn has the lock, so that its answer may begin.
     async fn is_awaited(&self) -> bool {
         let answer = self.writer.answer();
-        let (key, turn) = (answer.key().clone(), answer.turn());
-        let Ok(infos) = self.store.inspect(&[key], true).await else {
-            return true;
-        };
-        let has_turn = |holder: &LockHolder| has_turn(holder, turn);
-        let mut turns = infos
-            .into_iter()
-            .flat_map(|info| info.holder.into_iter().chain(info.queue));
-        match turns.find(has_turn) {
-            Some(holder) => is_alive(&*self.store, &holder).await,
-            None => false,
+        let (key, turn) = (answer.key(), answer.turn());
+        match self.store.find_answer(key).await {
+            Ok(found) => match found.holder {
+                Some(holder) => has_turn(&holder, turn) && is_alive(&*self.store, &holder).await,
+                None => false,
+            },
+            Err(_) => true,
         }
     }
 }

@@ -13,8 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::entry::{EntryCodec, EntryContent};
 use super::kept::WINDOW;
-use super::shared::SharingOptions;
-use super::{Answer, AnswerEnd, AnswerHead, AnswerPart, AnswerReader};
+use super::{Answer, AnswerEnd, AnswerHead, AnswerPart, AnswerReader, SharingOptions};
 use crate::lock::{AnswerEntry, AnswerWrite, EntryKind, EntryPlace, Store};
 
 /// Writes one answer to the store.

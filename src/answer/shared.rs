@@ -14,8 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::entry::{EntryCodec, EntryError};
 use super::follower::AnswerFollower;
 use super::keeper::AnswerKeeper;
-use super::{Answer, AnswerLimits, AnswerReader, AnswerWriter, Answers};
-use crate::cipher::CipherKeys;
+use super::{Answer, AnswerReader, AnswerWriter, Answers, SharingOptions};
 use crate::key::SessionKey;
 use crate::lock::{ClaimId, ClaimIssuer, Epoch, Store};
 
@@ -27,7 +26,7 @@ struct SharedState {
     answers: Answers,
     issuer: Arc<ClaimIssuer>,
     /// `None`: there is no store that keeps answers.
-    connect: Option<ConnectStore>,
+    connect: Option<ConnectAnswers>,
     /// A connection of its own, so that large answers delay no command about a lock. Made when it is needed first.
     store: OnceLock<Arc<dyn Store>>,
     keepers: TaskTracker,
@@ -35,19 +34,7 @@ struct SharedState {
     has_warned: AtomicBool,
 }
 
-/// How answers are kept in the store.
-#[derive(Clone, Debug)]
-pub struct SharingOptions {
-    /// The bounds of an answer.
-    pub limits: AnswerLimits,
-    /// For how long the store keeps the answer of a turn that runs without hearing of its process:
-    /// `store.crash_recovery`.
-    pub run_ttl: Duration,
-    /// What the answers are encrypted with; `None`: nothing.
-    pub keys: Option<CipherKeys>,
-}
-
-type ConnectStore = Box<dyn Fn() -> Arc<dyn Store> + Send + Sync>;
+type ConnectAnswers = Box<dyn Fn() -> Arc<dyn Store> + Send + Sync>;
 
 // === impl SharedAnswers ===
 
@@ -71,7 +58,7 @@ impl SharedAnswers {
     fn with_store(
         answers: Answers,
         issuer: Arc<ClaimIssuer>,
-        connect: Option<ConnectStore>,
+        connect: Option<ConnectAnswers>,
     ) -> Self {
         Self(Arc::new(SharedState {
             answers,

@@ -74,8 +74,9 @@ impl AnswerWriter {
         let more = data.len() as u64;
         let was_windowed = self.is_windowed;
         let fits = self.answer.length().saturating_add(more) <= self.limits.max_turn;
-        if !was_windowed && !(fits && self.answers.make_room(more, self.limits.max_total)) {
-            self.is_windowed = true;
+        if !was_windowed {
+            let has_room = fits && self.answers.make_room(more, self.limits.max_total);
+            self.is_windowed = !has_room;
         }
         self.answer.push(data, self.is_windowed);
         let is_over = self.is_windowed != was_windowed;

@@ -22,7 +22,6 @@ use super::{
     WatchedQueue, Withdrawal, millis,
 };
 use crate::key::{Keyspace, SessionKey};
-use access::AccessAttempt;
 use clock::{RedisClock, micros};
 use command::StoreCommand;
 use connection::ChannelListener;
@@ -535,24 +534,7 @@ impl Store for RedisStore {
     }
 
     fn check_access(&self, key: &SessionKey) -> StoreFuture<()> {
-        let attempts = AccessAttempt::all(self.names.session(key), self.instance.as_ref());
-        let (routes, channel) = (self.routes.clone(), self.instance.clone());
-        let key = key.clone();
-        Box::pin(async move {
-            // An error of the connection is about none of the attempts. It may be about the channel, to which
-            // each new connection subscribes.
-            let time = cmd("TIME");
-            let sent = routes.send(routes.slot(key.as_str()), StoreCommand::CheckAccess, |_| {
-                Cow::Borrowed(&time)
-            });
-            sent.await.map_err(|error| match &channel {
-                Some(channel) if access::is_channel_denied(&error) => {
-                    access::name_denied(error, &format!("SUBSCRIBE {channel}"))
-                }
-                _ => error,
-            })?;
-            routes.try_all(attempts).await
-        })
+        self.try_access(key)
     }
 
     fn keeps_answers(&self) -> bool {
@@ -583,8 +565,7 @@ impl Store for RedisStore {
     }
 
     fn check_answer_access(&self, key: &SessionKey) -> StoreFuture<()> {
-        let (attempts, routes) = (self.answer_attempts(key), self.routes.clone());
-        Box::pin(async move { routes.try_all(attempts).await })
+        self.try_answer_access(key)
     }
 }
 

@@ -230,6 +230,41 @@ async fn an_event_source_goes_on_at_another_replica() {
 }
 
 #[tokio::test]
+async fn a_repeat_at_another_replica_gets_the_answer_of_the_turn() {
+    let config = format!(
+        "{RESUME}{CHAT}once = [\"{{header:idempotency-key}}\"]\non_repeat = \"attach\"\nblocking = true\n"
+    );
+    let setup = Setup::new(&config).store(QUICK).replicas(2);
+    let bench = setup.on_redis().await;
+    let keyed =
+        |script: &str, key: &str| Request::turn("s1", script).header("idempotency-key", key);
+    let sent = async |n: usize, request: &Request| {
+        let mut client = Client::connect(bench.replica(n)).await;
+        client.send(request).await;
+        client
+    };
+    let request = keyed("cut:30:lf", "k1");
+    let mut first = sent(0, &request).await;
+    first.read_until("id: 1").await;
+    first.reset();
+    let mut repeat = sent(1, &request).await;
+    repeat.read_until("id: 1").await;
+    // A turn that waits, and its repeat.
+    let waits = keyed("plain:next", "k2");
+    let mut waiter = sent(0, &waits).await;
+    bench.app.wait_for_waiters(1).await;
+    let mut its_repeat = sent(1, &waits).await;
+    bench.backend.open_gate("s1");
+    let text = stream_with("\n");
+    assert_whole("of a turn that runs", &repeat.answer().await, &text);
+    assert_whole("the waiter", &waiter.answer().await, "next");
+    assert_whole("of one that waited", &its_repeat.answer().await, "next");
+    let again = sent(1, &request).await.answer().await;
+    assert_whole("of one that has ended", &again, &text);
+    assert_eq!(bench.backend.turns("s1").len(), 2, "each turn ran once");
+}
+
+#[tokio::test]
 async fn an_answer_over_its_limit_is_refused_on_another_replica() {
     let bench = two("[replay]\nmax_turn = 65536\n").await;
     let answer = turn(bench.replica(0), "s1", "big:1000000").await;

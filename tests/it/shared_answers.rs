@@ -12,7 +12,7 @@ use seriatim::answer::{
 use seriatim::cipher::CipherKeys;
 use seriatim::key::SessionKey;
 use seriatim::lock::redis::{RedisAddress, RedisStores};
-use seriatim::lock::{ClaimIssuer, Epoch, Store};
+use seriatim::lock::{AnswerEntry, AnswerWrite, ClaimIssuer, EntryKind, EntryPlace, Epoch, Store};
 use seriatim::secret::SecretFile;
 use tokio::time::timeout;
 
@@ -347,8 +347,11 @@ async fn a_redis_that_is_away_for_a_moment_loses_nothing() {
     // The first write times out, and may have been executed.
     tokio::time::sleep(Duration::from_millis(700)).await;
     writer.push(b"after");
-    redis.stop_cont(false).await;
     writer.end(AnswerEnd::Whole { trailers: None });
+    let brief = Duration::from_millis(10);
+    assert!(!a.shared.flush(brief).await, "the end isn't written yet");
+    redis.stop_cont(false).await;
+    assert!(a.shared.flush(LIMIT).await, "it is written then");
     assert_eq!(
         read_all(&mut reader).await,
         (b"meanwhile after".to_vec(), whole()),
@@ -370,6 +373,36 @@ async fn a_redis_without_its_data_ends_the_readers() {
     let end = read_all(&mut reader).await.1;
     assert_eq!(end, AnswerPart::End(AnswerEnd::Aborted), "never as whole");
     assert_eq!(redis.keys().await, [""; 0], "no half answer is written");
+}
+
+#[tokio::test]
+async fn an_answer_with_a_gap_never_looks_whole() {
+    let redis = Redis::start().await;
+    let b = Replica::new(&redis, 2);
+    let address = RedisAddress::parse(&redis.url(), Duration::from_millis(500)).expect("a URL");
+    let store = RedisStores::new(address).connect();
+    let entry = |bytes, kind, payload: &str| AnswerEntry {
+        place: EntryPlace { bytes, kind },
+        payload: payload.to_owned().into(),
+    };
+    let write = AnswerWrite {
+        after: EntryPlace::default(),
+        entries: vec![
+            entry(0, EntryKind::Head, r#"{"status":200,"headers":[]}"#),
+            entry(2, EntryKind::Data, "ab"),
+            // As after a failover that lost a write.
+            entry(10, EntryKind::Data, "cd"),
+            entry(10, EntryKind::End, r#"{"whole":true}"#),
+        ],
+        forgotten: Vec::new(),
+        ttl: LIMIT,
+    };
+    let written = store.write_answer(&key(), b.issuer.reserve_id(), &write);
+    assert!(written.await.expect("the store answers"));
+    let mut reader = b.find().await.expect("there is an answer");
+    let (text, end) = read_all(&mut reader).await;
+    assert_eq!(text, b"ab", "what comes before it");
+    assert_eq!(end, AnswerPart::End(AnswerEnd::Aborted));
 }
 
 #[tokio::test]

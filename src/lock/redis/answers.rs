@@ -82,8 +82,14 @@ impl RedisStore {
         self.send(StoreCommand::ReadAnswer, slot, command, entries)
     }
 
+    /// See [`super::Store::check_answer_access`].
+    pub(super) fn try_answer_access(&self, key: &SessionKey) -> StoreFuture<()> {
+        let (attempts, routes) = (self.answer_attempts(key), self.routes.clone());
+        Box::pin(async move { routes.try_all(attempts).await })
+    }
+
     /// One attempt for each command and each key that kept answers need.
-    pub(super) fn answer_attempts(&self, key: &SessionKey) -> Vec<AccessAttempt> {
+    fn answer_attempts(&self, key: &SessionKey) -> Vec<AccessAttempt> {
         let turn = ClaimId {
             epoch: crate::lock::Epoch(0),
             number: 0,

@@ -79,7 +79,7 @@ impl StoreSetup {
         let text = |entry: AnswerEntry| {
             (
                 entry.place,
-                String::from_utf8(entry.payload.into()).unwrap(),
+                String::from_utf8(entry.payload.into()).expect("text"),
             )
         };
         Some(entries.into_iter().map(text).collect())
