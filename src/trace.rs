@@ -103,8 +103,10 @@ pub struct RequestFacts {
     pub fence: Option<u64>,
     /// How the request ended.
     pub outcome: Outcome,
-    /// The status of the response; `None`: there was none.
+    /// The status that the client was told; `None`: none.
     pub status: Option<u16>,
+    /// The status of the backend's response; `None`: it gave none.
+    pub backend_status: Option<u16>,
     /// What went wrong; `None`: the outcome says it all.
     pub error: Option<String>,
     /// How the lock was lost; `None`: it wasn't.
@@ -231,6 +233,7 @@ mod tests {
                 fence: None,
                 outcome: Outcome::Complete,
                 status: Some(200),
+                backend_status: Some(200),
                 error: None,
                 loss: None,
                 hold: None,

@@ -264,6 +264,7 @@ impl TurnConfig {
             turn.lock.check_waiting(table);
         }
         turn.lock.check_keep_alive(table);
+        turn.lock.check_queue_events(table);
         turn.check_ids(table);
         turn.check_action(table);
         turn.check_once(table);

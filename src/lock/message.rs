@@ -1,8 +1,8 @@
 //! Messages from one instance to another about a claim.
 //!
 //! Invariant: a message is a hint. It may get lost, so whoever receives one asks the store; only
-//! `interrupt` and `taken` end a turn, `superseded` and `dequeued` end its waiting, and `operator` is for the log. An instance ignores a message that it can't
-//! parse, because a newer version may have sent it.
+//! `interrupt` and `taken` end a turn, `superseded` and `dequeued` end its waiting, and `operated` is for the log. An
+//! instance ignores a message that it can't parse, because a newer version may have sent it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -46,6 +46,8 @@ pub enum OperatorAction {
 pub struct Operated {
     /// The address of the caller, or user and host of the command; without white space.
     pub by: Box<str>,
+    /// The id of the turn's request, without white space; `None`: the message is of a version that doesn't send it.
+    pub request: Option<Box<str>>,
     /// The session of the lock.
     pub key: SessionKey,
 }
@@ -86,8 +88,12 @@ impl fmt::Display for Message {
             Self::Interrupt(id) => write!(f, "interrupt {id}"),
             Self::Taken(id) => write!(f, "taken {id}"),
             Self::InUse(id, key) => write!(f, "in_use {id} {}", key.as_str()),
-            Self::Operated(id, action, Operated { by, key }) => {
-                write!(f, "operator {id} {} {by} {}", action.word(), key.as_str())
+            Self::Operated(id, action, Operated { by, request, key }) => {
+                let (action, key) = (action.word(), key.as_str());
+                match request {
+                    Some(request) => write!(f, "operated {id} {action} {by} {request} {key}"),
+                    None => write!(f, "operator {id} {action} {by} {key}"),
+                }
             }
         }
     }
@@ -106,20 +112,8 @@ impl FromStr for Message {
             let (id, key) = rest.split_once(' ').ok_or(ForeignText)?;
             return Ok(Self::InUse(id.parse()?, SessionKey::literal(key)));
         }
-        if kind == "operator" {
-            let mut parts = rest.splitn(4, ' ');
-            let mut next = || {
-                parts
-                    .next()
-                    .filter(|part| !part.is_empty())
-                    .ok_or(ForeignText)
-            };
-            let (id, action, by, key) = (next()?, next()?, next()?, next()?);
-            let operated = Operated {
-                by: by.into(),
-                key: SessionKey::literal(key),
-            };
-            return Ok(Self::Operated(id.parse()?, action.parse()?, operated));
+        if matches!(kind, "operated" | "operator") {
+            return operated(rest, kind == "operated").ok_or(ForeignText);
         }
         let id = rest.parse()?;
         match kind {
@@ -131,6 +125,28 @@ impl FromStr for Message {
             _ => Err(ForeignText),
         }
     }
+}
+
+/// Reads the parts of a message about an operator.
+fn operated(text: &str, has_request: bool) -> Option<Message> {
+    let (id, rest) = text.split_once(' ')?;
+    let (action, rest) = rest.split_once(' ')?;
+    let (by, rest) = rest.split_once(' ')?;
+    let (request, key) = match has_request {
+        true => rest.split_once(' ').map(|(id, key)| (Some(id), key))?,
+        false => (None, rest),
+    };
+    let operated = Operated {
+        by: by.into(),
+        request: request.map(Into::into),
+        key: SessionKey::literal(key),
+    };
+    let is_whole = !by.is_empty() && !key.is_empty();
+    is_whole.then_some(Message::Operated(
+        id.parse().ok()?,
+        action.parse().ok()?,
+        operated,
+    ))
 }
 
 // === impl OperatorAction ===
@@ -168,8 +184,9 @@ mod tests {
             number: 0x1f,
         };
         let key = SessionKey::literal("lock:session:u1:a b");
-        let operated = Operated {
+        let operated = |request: Option<&str>| Operated {
             by: "root@host".into(),
+            request: request.map(Into::into),
             key: key.clone(),
         };
         let texts = [
@@ -178,10 +195,18 @@ mod tests {
             ("dequeued ID", Message::Dequeued(id)),
             ("interrupt ID", Message::Interrupt(id)),
             ("taken ID", Message::Taken(id)),
-            ("in_use ID lock:session:u1:a b", Message::InUse(id, key)),
             (
-                "operator ID release root@host lock:session:u1:a b",
-                Message::Operated(id, OperatorAction::ForceRelease, operated),
+                "in_use ID lock:session:u1:a b",
+                Message::InUse(id, key.clone()),
+            ),
+            (
+                "operated ID release root@host r-1 lock:session:u1:a b",
+                Message::Operated(id, OperatorAction::ForceRelease, operated(Some("r-1"))),
+            ),
+            (
+                // From a version that doesn't send the request's id.
+                "operator ID interrupt root@host lock:session:u1:a b",
+                Message::Operated(id, OperatorAction::Interrupt, operated(None)),
             ),
         ];
         for (text, message) in texts {
@@ -201,6 +226,8 @@ mod tests {
             "1 in_use 1-1",
             "1 operator 1-1 steal a k",
             "1 operator 1-1 release a",
+            "1 operated 1-1 release a r",
+            "1 operated 1-1 release a r ",
             "1 sing 1-1",
         ] {
             assert_eq!(odd.parse::<Message>(), Err(ForeignText), "{odd:?} is none");

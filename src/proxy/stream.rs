@@ -233,6 +233,7 @@ impl Body for GuardedBody {
                             SilentBackend::Comment => {
                                 if let Some(record) = &this.record {
                                     record.client.on_comment();
+                                    record.comments().sent();
                                 }
                                 return Poll::Ready(Some(Ok(Frame::data(COMMENT))));
                             }

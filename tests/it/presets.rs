@@ -482,7 +482,13 @@ fn cases(preset: &str) -> Vec<Case> {
                 locked(json("/v1/responses", object), route, key),
                 locked(json("/responses", text), route, key),
                 locked(json("/openai/v1/responses", object), route, key),
+                locked(
+                    json("/v1/responses", r#"{"stream": true, "conversation": "c1"}"#),
+                    "openai-responses-stream",
+                    key,
+                ),
                 free(json("/v1/responses", r#"{"input": "hi"}"#)),
+                free(json("/v1/responses", r#"{"input": "hi", "stream": true}"#)),
                 free(json("/v1/responses", r#"{"previous_response_id": "r1"}"#)),
                 free(post("/v1/responses/r1/cancel")),
                 free(json("/openai/v1/responses/compact", text)),
