@@ -79,6 +79,10 @@ mod tunnel;
 pub type TurnBody = Either<Full<Bytes>, SentBody>;
 
 /// The body of a response that a backend has sent.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every response has the large one, and a box would be an allocation for each"
+)]
 pub enum SentBody {
     /// To this request.
     Own(GuardedBody),
