@@ -433,7 +433,7 @@ async fn a_viewer_that_falls_out_of_the_window_is_aborted() {
     live.send(&attach("s1")).await;
     live.read_until("data: a").await;
     // More than all buffers on the way and the window have room for.
-    let rest = event(1).repeat(2_000_000);
+    let rest = event(1).repeat(600_000);
     let _ = more.send(Some(rest.clone()));
     let (first, live) = tokio::join!(first.answer(), live.answer());
     let text = format!("data: a\n\n{rest}");
