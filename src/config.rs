@@ -391,9 +391,7 @@ impl Config {
         if !lock.options.blocking && !self.turns().any(waits) {
             lock.check_waiting(&lock_table);
         }
-        if self.keeps_clients().is_none() {
-            lock.check_keep_alive(&lock_table);
-        } else if !self.turns().any(|turn| turn.lock.keeps_waiting_clients()) {
+        if !self.turns().any(|turn| turn.lock.keeps_waiting_clients()) {
             lock.check_queue_events(&lock_table);
         }
         if self.turns().all(|turn| turn.once.is_empty()) {

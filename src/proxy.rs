@@ -302,8 +302,7 @@ impl Proxy {
                 self.respond(client, *answered, record).await
             }
             Err(refusal) => {
-                let is_early = record.is_early();
-                let mut response = match is_early {
+                let mut response = match record.is_early() {
                     true => Response::new(refusal.event(&format, language)),
                     false => refusal.response(&format, language),
                 };
@@ -316,11 +315,7 @@ impl Proxy {
                     headers.insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 let bytes = response.body().len() as u64;
-                let status = match is_early {
-                    true => refusal.status(),
-                    false => response.status(),
-                };
-                record.finish_refused(&refusal, status.as_u16(), bytes);
+                record.finish_refused(&refusal, response.status().as_u16(), bytes);
                 // The client has time to read the response, but not for ever.
                 let idle_stream = self.config.timeouts.idle_stream;
                 client.bounds.end_when_silent(idle_stream);

@@ -70,8 +70,6 @@ struct RequestMoments {
     decided: Option<LockDecision>,
     /// When and where the request was sent; `None`: it wasn't.
     sent: Option<SentRequest>,
-    /// Whether the head of the backend's response arrived.
-    has_response: bool,
 }
 
 /// Whether a lock was granted, and when that was decided.
@@ -140,7 +138,6 @@ impl Tracer {
             asked: None,
             decided: None,
             sent: None,
-            has_response: false,
         };
         Some(Box::new(RequestTrace {
             tracer: self.clone(),
@@ -179,11 +176,6 @@ impl RequestTrace {
             self.context.restart(turn);
         }
         self.context.add_to(headers, turn);
-    }
-
-    /// Notes that the head of the backend's response has arrived.
-    pub fn response_began(&mut self) {
-        self.moments.has_response = true;
     }
 
     /// Hands the finished request to the exporter.

@@ -95,16 +95,14 @@ pub(super) async fn dequeue(
     respond(async {
         let mut query = LocksQuery::parse(head, &["key", "request_id"])?;
         let target = target(operator, ids, query.take("key"))?;
-        let request = match (query.take("request_id"), decoded_id(request)?) {
-            (Some(named), own) if own == UNNAMED || own == named => named,
-            (Some(named), own) => {
-                return Err(bad_request(&format!(
-                    "the path names the request {own:?}, and request_id names {named:?}: write one of them, \
-                     or `{UNNAMED}` in the path"
-                )));
-            }
-            (None, own) => own,
-        };
+        let in_path = decoded_id(request)?;
+        let request = query.take("request_id").unwrap_or_else(|| in_path.clone());
+        if named(&in_path).is_some_and(|in_path| in_path != request) {
+            return Err(bad_request(&format!(
+                "the path names the request {in_path:?}, and request_id names {request:?}: write one of them, \
+                 or `{UNNAMED}` in the path"
+            )));
+        }
         let dequeued = operator.dequeue(&target, &request, &caller(peer)).await;
         dequeued.map_err(|error| operator_error(&error))
     })
@@ -151,14 +149,18 @@ fn target(
     let Some(key) = key else {
         return Ok(LockTarget::Session { user, session });
     };
-    let named = |id: &String| Some(id.clone()).filter(|id| id != UNNAMED);
-    if operator.is_of_others(&key, named(&user).as_deref(), named(&session).as_deref()) {
+    if operator.is_of_others(&key, named(&user), named(&session)) {
         return Err(bad_request(&format!(
             "{key} is not the key of user {user:?} and session {session:?}: write one of them, or `{UNNAMED}` \
              for the ids"
         )));
     }
     Ok(LockTarget::Key(key))
+}
+
+/// An id in a path beside a query that may name it; `None`: the path leaves it to the query.
+fn named(id: &str) -> Option<&str> {
+    Some(id).filter(|id| *id != UNNAMED)
 }
 
 /// Who calls, for the audit log.

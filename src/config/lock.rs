@@ -192,9 +192,6 @@ pub struct EventNameError;
 /// The shortest lease. The margin (see `deadline::margin`) and a slow command would use up a shorter one.
 const SHORTEST_LEASE: Duration = Duration::from_millis(200);
 
-/// The options that have a use only with `keep_alive`.
-const FOR_KEEP_ALIVE: [&str; 2] = ["stream", "queue_events"];
-
 /// The option that is used only with `once` and `replay`.
 pub(super) const ON_REPEAT: &str = "on_repeat";
 
@@ -272,14 +269,17 @@ impl LockConfig {
     pub(super) fn show_used(&self) -> Vec<(&'static str, String)> {
         let (mut shown, mut options) = (self.show(), self.options.show());
         options.retain(|(key, _)| self.options.blocking || !FOR_WAITERS.contains(key));
-        shown.retain(|(key, _)| self.keep_alive.is_some() || !FOR_KEEP_ALIVE.contains(key));
+        shown.retain(|(key, _)| match *key {
+            "stream" => self.keep_alive.is_some(),
+            "queue_events" => self.keeps_waiting_clients(),
+            _ => true,
+        });
         if self.on_disconnect.is_none() {
             let used = word().show(&self.on_disconnect());
             let place = shown.iter().position(|(key, _)| *key == "replay");
             let used = used.map(|used| ("on_disconnect", used));
             shown.splice(place.map_or(0..0, |place| place..place), used);
         }
-        shown.retain(|(key, _)| self.keeps_waiting_clients() || *key != "queue_events");
         shown.splice(1..1, options);
         shown
     }
@@ -292,16 +292,6 @@ impl LockConfig {
                     "is used only with blocking = true: write blocking = true too, or leave it out";
                 table.note(key, why);
             }
-        }
-    }
-
-    /// Reports `queue_events` of `table` if no client is kept. `stream` says what clients read, whether they are kept or
-    /// not: presets have it.
-    pub(super) fn check_keep_alive(&self, table: &ConfigTable<'_>) {
-        if table.wrote("queue_events") && self.keep_alive.is_none() && self.queue_events.is_some() {
-            let why =
-                "is used only with keep_alive: write keep_alive = \"15s\" too, or leave it out";
-            table.note("queue_events", why);
         }
     }
 
@@ -320,16 +310,20 @@ impl LockConfig {
         self.options.blocking && self.keep_alive.is_some_and(|interval| interval < longest)
     }
 
-    /// Reports `queue_events` of `table` where no client is kept while its turn waits.
+    /// Reports `queue_events` of `table` where no client is kept while its turn waits. `stream` is not reported: it says
+    /// what clients read, kept or not, and presets have it.
     pub(super) fn check_queue_events(&self, table: &ConfigTable<'_>) {
         const KEY: &str = "queue_events";
-        let is_used = self.queue_events.is_none() || self.keeps_waiting_clients();
-        // Without `keep_alive`, that is what is missing.
-        if is_used || self.keep_alive.is_none() || !table.wrote(KEY) {
+        if !table.wrote(KEY) || self.queue_events.is_none() || self.keeps_waiting_clients() {
             return;
         }
-        let why = "is used only where a turn waits for longer than keep_alive: write blocking = true, and a \
-                   keep_alive below blocking_timeout, or leave it out";
+        let why = match self.keep_alive {
+            None => "is used only with keep_alive: write keep_alive = \"15s\" too, or leave it out",
+            Some(_) => {
+                "is used only where a turn waits for longer than keep_alive: write blocking = true, and a \
+                 keep_alive below blocking_timeout, or leave it out"
+            }
+        };
         table.note(KEY, why);
     }
 

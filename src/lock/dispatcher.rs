@@ -93,7 +93,7 @@ fn log_operated(action: OperatorAction, operated: &Operated) {
         target: "seriatim::audit",
         by = &*operated.by,
         key = &*operated.key.redacted(),
-        request_id = operated.request.as_deref(),
+        request_id = &*operated.request,
         "{message}"
     );
 }

@@ -46,8 +46,8 @@ pub enum OperatorAction {
 pub struct Operated {
     /// The address of the caller, or user and host of the command; without white space.
     pub by: Box<str>,
-    /// The id of the turn's request, without white space; `None`: the message is of a version that doesn't send it.
-    pub request: Option<Box<str>>,
+    /// The id of the turn's request, without white space.
+    pub request: Box<str>,
     /// The session of the lock.
     pub key: SessionKey,
 }
@@ -90,10 +90,7 @@ impl fmt::Display for Message {
             Self::InUse(id, key) => write!(f, "in_use {id} {}", key.as_str()),
             Self::Operated(id, action, Operated { by, request, key }) => {
                 let (action, key) = (action.word(), key.as_str());
-                match request {
-                    Some(request) => write!(f, "operated {id} {action} {by} {request} {key}"),
-                    None => write!(f, "operator {id} {action} {by} {key}"),
-                }
+                write!(f, "operated {id} {action} {by} {request} {key}")
             }
         }
     }
@@ -112,8 +109,21 @@ impl FromStr for Message {
             let (id, key) = rest.split_once(' ').ok_or(ForeignText)?;
             return Ok(Self::InUse(id.parse()?, SessionKey::literal(key)));
         }
-        if matches!(kind, "operated" | "operator") {
-            return operated(rest, kind == "operated").ok_or(ForeignText);
+        if kind == "operated" {
+            let mut parts = rest.splitn(5, ' ');
+            let mut next = || {
+                parts
+                    .next()
+                    .filter(|part| !part.is_empty())
+                    .ok_or(ForeignText)
+            };
+            let (id, action, by, request, key) = (next()?, next()?, next()?, next()?, next()?);
+            let operated = Operated {
+                by: by.into(),
+                request: request.into(),
+                key: SessionKey::literal(key),
+            };
+            return Ok(Self::Operated(id.parse()?, action.parse()?, operated));
         }
         let id = rest.parse()?;
         match kind {
@@ -125,28 +135,6 @@ impl FromStr for Message {
             _ => Err(ForeignText),
         }
     }
-}
-
-/// Reads the parts of a message about an operator.
-fn operated(text: &str, has_request: bool) -> Option<Message> {
-    let (id, rest) = text.split_once(' ')?;
-    let (action, rest) = rest.split_once(' ')?;
-    let (by, rest) = rest.split_once(' ')?;
-    let (request, key) = match has_request {
-        true => rest.split_once(' ').map(|(id, key)| (Some(id), key))?,
-        false => (None, rest),
-    };
-    let operated = Operated {
-        by: by.into(),
-        request: request.map(Into::into),
-        key: SessionKey::literal(key),
-    };
-    let is_whole = !by.is_empty() && !key.is_empty();
-    is_whole.then_some(Message::Operated(
-        id.parse().ok()?,
-        action.parse().ok()?,
-        operated,
-    ))
 }
 
 // === impl OperatorAction ===
@@ -184,9 +172,9 @@ mod tests {
             number: 0x1f,
         };
         let key = SessionKey::literal("lock:session:u1:a b");
-        let operated = |request: Option<&str>| Operated {
+        let operated = Operated {
             by: "root@host".into(),
-            request: request.map(Into::into),
+            request: "r-1".into(),
             key: key.clone(),
         };
         let texts = [
@@ -195,18 +183,10 @@ mod tests {
             ("dequeued ID", Message::Dequeued(id)),
             ("interrupt ID", Message::Interrupt(id)),
             ("taken ID", Message::Taken(id)),
-            (
-                "in_use ID lock:session:u1:a b",
-                Message::InUse(id, key.clone()),
-            ),
+            ("in_use ID lock:session:u1:a b", Message::InUse(id, key)),
             (
                 "operated ID release root@host r-1 lock:session:u1:a b",
-                Message::Operated(id, OperatorAction::ForceRelease, operated(Some("r-1"))),
-            ),
-            (
-                // From a version that doesn't send the request's id.
-                "operator ID interrupt root@host lock:session:u1:a b",
-                Message::Operated(id, OperatorAction::Interrupt, operated(None)),
+                Message::Operated(id, OperatorAction::ForceRelease, operated),
             ),
         ];
         for (text, message) in texts {
@@ -224,8 +204,7 @@ mod tests {
             "1 granted 1",
             "1 granted 1-1 k",
             "1 in_use 1-1",
-            "1 operator 1-1 steal a k",
-            "1 operator 1-1 release a",
+            "1 operated 1-1 steal a r k",
             "1 operated 1-1 release a r",
             "1 operated 1-1 release a r ",
             "1 sing 1-1",

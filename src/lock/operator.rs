@@ -396,7 +396,7 @@ impl Operator {
         let one_word = |text: &str| text.replace(char::is_whitespace, "_").into();
         let operated = Operated {
             by: one_word(by),
-            request: Some(one_word(&details.request)),
+            request: one_word(&details.request),
             key: key.clone(),
         };
         let message = Message::Operated(turn.id, action, operated);

@@ -28,7 +28,6 @@ use super::{SentBody, TurnBody};
 use crate::config::{EventName, StreamKind};
 use crate::http_syntax::weighted_items;
 use crate::lock::WaitPlace;
-use crate::wire::Bounds;
 
 /// Where a waiting turn asks for a response before its own, and where its request's handler finds that. Clones share
 /// one value.
@@ -51,8 +50,6 @@ enum EarlyStep {
 
 /// What the client of a waiting turn is told.
 pub(super) struct WaitingTurn {
-    /// The bounds of the client's connection.
-    pub(super) client: Bounds,
     pub(super) comments: CommentCounter,
     /// The time between two comments.
     pub(super) interval: Duration,
@@ -405,7 +402,6 @@ impl Body for WaitingBody {
             }
         }
         ready!(this.timer.as_mut().poll(cx));
-        this.turn.client.on_comment();
         this.turn.comments.sent();
         let next = Instant::now() + this.turn.interval;
         this.timer.as_mut().reset(next);

@@ -256,16 +256,13 @@ impl RequestRecord {
     /// Counts the comments that keep the client.
     pub(super) fn comments(&self) -> &CommentCounter {
         self.comments
-            .get_or_init(|| CommentCounter::new(&self.sinks, self.route_index))
+            .get_or_init(|| CommentCounter::new(self.client.clone(), &self.sinks, self.route_index))
     }
 
     /// Notes that the head of the backend's response has arrived.
     pub(super) fn response_began(&mut self, status: u16) {
         self.status = Some(status);
         self.first_byte = Some(self.begun.elapsed());
-        if let Some(trace) = &mut self.trace {
-            trace.response_began();
-        }
     }
 
     /// Counts the request as a viewer, which reads the answer of a turn or waits for it, until the result is dropped.
@@ -283,11 +280,11 @@ impl RequestRecord {
         self.sinks.routes.route(self.route_index).replayed(kind);
     }
 
-    /// Finishes the record of a request that got an error response of this many bytes, or an event in its place, with
-    /// this status.
+    /// Finishes the record of a request that got an error response with this status and of this many bytes, or an event
+    /// in its place.
     pub(super) fn finish_refused(mut self, refusal: &Refusal, status: u16, bytes: u64) {
         match self.is_early() {
-            true => self.event_status = Some(status),
+            true => self.event_status = Some(refusal.status().as_u16()),
             false => self.status = Some(status),
         }
         self.error = refusal.log_detail();
@@ -330,7 +327,7 @@ impl RequestRecord {
         self.continued = Some(end.outcome());
         self.note_loss(end);
         let end = match end {
-            // One whose response can't be handed on gets the error last.
+            // Behind a response that can't be handed on, the client gets the error last.
             End::Complete
                 if has_all && self.unfit.is_none() && !self.client.is_unacknowledged() =>
             {
@@ -395,7 +392,8 @@ impl RequestRecord {
             fence: self.fence.map(|fence| fence.0),
             outcome,
             status,
-            backend_status: self.status,
+            // Otherwise it is that of an error response.
+            backend_status: self.status.filter(|_| self.first_byte.is_some()),
             error: self.error.take(),
             loss: self.loss,
             hold,

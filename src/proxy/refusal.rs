@@ -22,13 +22,13 @@ pub(super) use busy::BusyNotice;
 pub(super) use format::ErrorFormat;
 pub(super) use language::SentenceLanguage;
 pub(super) use repeat::RepeatReason;
-pub(super) use unfit::{StreamError, UnfitResponse};
+pub(super) use stream_error::{StreamError, UnfitResponse};
 
 mod busy;
 mod format;
 mod language;
 mod repeat;
-mod unfit;
+mod stream_error;
 
 /// Why the proxy refuses a request.
 #[derive(Debug)]
@@ -381,8 +381,26 @@ impl ErrorContent {
 
     /// The body of an error response. Its headers have the reason, and when to try again.
     fn body(&self, format: &ErrorFormat, reason: &str) -> Bytes {
-        let notice = self.notice.filter(|_| format.explains());
+        format.body(&self.contract_body(format), reason).into()
+    }
+
+    /// The error as an event, which has no headers.
+    fn event(&self, format: &ErrorFormat, reason: &str) -> Bytes {
+        let body = self.contract_body(format);
+        let retry_after = self.retry_after.filter(|_| format.explains());
         let body = ContractBody {
+            reason: Some(reason),
+            retry_after_ms: body
+                .retry_after_ms
+                .or(retry_after.map(|seconds| seconds * 1000)),
+            ..body
+        };
+        format.event(&body, reason)
+    }
+
+    fn contract_body(&self, format: &ErrorFormat) -> ContractBody<'_> {
+        let notice = self.notice.filter(|_| format.explains());
+        ContractBody {
             success: false,
             error: &self.error,
             detail: &self.detail,
@@ -390,26 +408,7 @@ impl ErrorContent {
             reason: None,
             retry_after_ms: notice.map(BusyNotice::millis),
             busy: notice.map(Into::into),
-        };
-        format.body(&body, reason).into()
-    }
-
-    /// The error as an event, which has no headers.
-    fn event(&self, format: &ErrorFormat, reason: &str) -> Bytes {
-        let notice = self.notice.filter(|_| format.explains());
-        let retry_after_ms = self.retry_after.filter(|_| format.explains());
-        let content = ContractBody {
-            success: false,
-            error: &self.error,
-            detail: &self.detail,
-            status_code: self.status.as_u16(),
-            reason: Some(reason),
-            retry_after_ms: notice
-                .map(BusyNotice::millis)
-                .or(retry_after_ms.map(|seconds| seconds * 1000)),
-            busy: notice.map(Into::into),
-        };
-        format.event(&content, reason)
+        }
     }
 }
 

@@ -1327,7 +1327,7 @@ async fn the_log_and_the_metrics_say_which_responses_began_early() {
         .filter(|event| event["target"] == "seriatim::access");
     let access: Vec<_> = access.filter(|event| event["key"].is_string()).collect();
     let comments = access.iter().filter_map(|event| event["comments"].as_u64());
-    let comments: Vec<_> = comments.filter(|count| *count > 0).collect();
+    let comments: Vec<_> = comments.collect();
     assert_eq!(
         (comments.len(), comments.iter().sum()),
         (10, counted),

@@ -30,7 +30,7 @@ impl RequestRecord {
             continued = self.continued.map(Outcome::as_str),
             status = self.told_status(),
             early = self.is_early().then_some(true),
-            comments = self.comments.get().map(CommentCounter::count),
+            comments = self.comments.get().map(CommentCounter::count).filter(|count| *count > 0),
             method = redact::method(self.method.as_str()),
             path = &*shown_path(self.uri.path(), route),
             route = route.map(|route| &*route.name),
