@@ -96,6 +96,8 @@ outcomes! {
     BadSessionId: Refused = "bad_session_id",
     /// The request names no session.
     MissingSession: Refused = "missing_session",
+    /// The beginning of the answer to which the request attaches isn't kept.
+    AnswerTooLong: Refused = "answer_too_long",
     /// No route takes the request.
     NoRoute: Refused = "no_route",
     /// The body is larger than `limits.max_body`.

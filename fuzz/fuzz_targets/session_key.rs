@@ -187,6 +187,9 @@ fn compare(explained: &ExplainedRequest, body: &[u8], theirs: &[Option<String>])
             }
         }
         ExplainedOutcome::Refused { .. } => {}
+        ExplainedOutcome::Attaches(_) | ExplainedOutcome::Stops(_) => {
+            panic!("no route has `attach` or `stop`")
+        }
     }
 }
 

@@ -103,7 +103,9 @@ impl ExplainArgs {
                 false => print(report.text()),
             }
             match report.explained.outcome {
-                ExplainedOutcome::Locks(_) => OK,
+                ExplainedOutcome::Locks(_)
+                | ExplainedOutcome::Attaches(_)
+                | ExplainedOutcome::Stops(_) => OK,
                 ExplainedOutcome::Passes | ExplainedOutcome::NoSession { .. } => PASSES,
                 ExplainedOutcome::Refused { .. } => REFUSED,
             }
@@ -267,6 +269,14 @@ impl ExplainReport<'_> {
                 let hints = templates.filter_map(|one| one.hint.as_ref());
                 lines.extend(hints.map(|hint| format!("hint: {hint}")));
             }
+            ExplainedOutcome::Attaches(key) => lines.push(format!(
+                "takes no lock: reads the answer of the turn of {}, or gets 204 if there is none",
+                key.as_str()
+            )),
+            ExplainedOutcome::Stops(key) => lines.push(format!(
+                "takes no lock: stops the turn that runs in {}, if there is one",
+                key.as_str()
+            )),
             ExplainedOutcome::Passes => {
                 lines.push(format!("passes without a lock: {}", self.pass_reason()));
                 lines.extend(self.method_hint());
@@ -437,7 +447,9 @@ impl ExplainReport<'_> {
             })
         });
         let (key, reason) = match &explained.outcome {
-            ExplainedOutcome::Locks(key) => (Some(key.as_str()), None),
+            ExplainedOutcome::Locks(key)
+            | ExplainedOutcome::Attaches(key)
+            | ExplainedOutcome::Stops(key) => (Some(key.as_str()), None),
             ExplainedOutcome::Passes | ExplainedOutcome::NoSession { .. } => {
                 (None, Some(self.pass_reason()))
             }
@@ -445,6 +457,8 @@ impl ExplainReport<'_> {
         };
         let (outcome, status, code) = match &explained.outcome {
             ExplainedOutcome::Locks(_) => ("locks", None, None),
+            ExplainedOutcome::Attaches(_) => ("attaches", None, None),
+            ExplainedOutcome::Stops(_) => ("stops", None, None),
             ExplainedOutcome::Passes => ("passes", None, None),
             ExplainedOutcome::NoSession { code } => ("passes", None, Some(code)),
             ExplainedOutcome::Refused { status, code, .. } => ("refused", Some(status), Some(code)),

@@ -174,10 +174,12 @@ impl LockClient {
             route,
             request,
             once,
+            is_kept,
             ..
         } = requester;
         let lease = options.lock_timeout;
-        let mut claim = instance.issuer.issue_for(turn, key, route, request, lease);
+        let issuer = &instance.issuer;
+        let mut claim = issuer.issue_for(turn, key, route, request, lease, is_kept);
         if let Some(once) = once {
             claim = claim.with_once(Arc::clone(once));
         }

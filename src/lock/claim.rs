@@ -158,10 +158,11 @@ impl ClaimIssuer {
 
     /// Makes a claim. `route` and `request` (its id) tell a reader of the lock's value who holds it.
     pub fn issue(&self, key: SessionKey, route: &str, request: &str, lease: Duration) -> Claim {
-        self.issue_for(None, key, route, request, lease)
+        self.issue_for(None, key, route, request, lease, false)
     }
 
-    /// Makes a further claim of the turn that is known by the id `turn`; `None`: the claim's own id.
+    /// Makes a further claim of the turn that is known by the id `turn`; `None`: the claim's own id. `is_kept` says
+    /// whether the turn's answer is kept for other requests.
     pub(super) fn issue_for(
         &self,
         turn: Option<ClaimId>,
@@ -169,11 +170,12 @@ impl ClaimIssuer {
         route: &str,
         request: &str,
         lease: Duration,
+        is_kept: bool,
     ) -> Claim {
         let id = self.reserve_id();
         Claim {
             key,
-            token: self.token(id.number, turn, route, request),
+            token: self.token(id.number, turn, route, request, is_kept),
             id,
             instance: Arc::clone(&self.instance),
             lease,
@@ -198,7 +200,14 @@ impl ClaimIssuer {
         }
     }
 
-    fn token(&self, number: u64, turn: Option<ClaimId>, route: &str, request: &str) -> Token {
+    fn token(
+        &self,
+        number: u64,
+        turn: Option<ClaimId>,
+        route: &str,
+        request: &str,
+        is_kept: bool,
+    ) -> Token {
         // By this machine's clock; nothing is decided by it.
         let since = humantime::format_rfc3339_millis(SystemTime::now());
         let mut value = String::with_capacity(224);
@@ -208,6 +217,9 @@ impl ClaimIssuer {
         value.push_str(&self.token_middle);
         if let Some(turn) = turn {
             let _ = write!(value, ",\"turn\":\"{turn}\"");
+        }
+        if is_kept {
+            value.push_str(",\"kept\":true");
         }
         push_member(&mut value, ",\"route\":", route);
         push_member(&mut value, ",\"request\":", request);

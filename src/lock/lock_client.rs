@@ -40,6 +40,8 @@ pub(super) struct Requester<'r> {
     pub(super) place: Option<&'r Arc<WaitPlace>>,
     /// What the store remembers of the turn, so that it is executed once; `None`: nothing.
     pub(super) once: Option<&'r Arc<OnceTurn>>,
+    /// Whether the turn's answer is kept for other requests, which its token tells them.
+    pub(super) is_kept: bool,
 }
 
 /// The first connection to a store: the instance sends its first heartbeat anyway.

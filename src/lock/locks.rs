@@ -13,10 +13,10 @@ use super::local_fallback::{LocalFallback, LocalLocks};
 use super::lock_client::{LockClient, Requester};
 use super::store_lock::StoreLock;
 use super::{
-    AcquireError, CallChain, LockGuard, LockOptions, OnceTurn, Store, UnprotectedReason,
-    WAITER_TIMEOUT, WaitPlace,
+    AcquireError, CallChain, LockGuard, LockOptions, OnceTurn, Operator, Store, StoreError,
+    UnprotectedReason, WAITER_TIMEOUT, WaitPlace,
 };
-use crate::key::{OnceKey, SessionKey};
+use crate::key::{Keyspace, OnceKey, SessionKey};
 
 /// Acquires locks for the turns of one worker.
 #[derive(Debug)]
@@ -39,6 +39,8 @@ pub struct LockRequest<'r> {
     /// What tells a repeat of the turn, and for how long after the turn the store recognises one; `None`: nothing does.
     /// It isn't looked at while the store fails and the turn runs all the same.
     pub once: Option<(&'r OnceKey, Duration)>,
+    /// Whether the turn's answer is kept for other requests, which the lock's value tells them.
+    pub is_kept: bool,
 }
 
 /// What a turn does when the store fails.
@@ -64,6 +66,7 @@ impl<'r> LockRequest<'r> {
             callers,
             place: None,
             once: None,
+            is_kept: false,
         }
     }
 }
@@ -112,6 +115,7 @@ impl Locks {
             callers: asked.callers,
             place: asked.place,
             once: once.as_ref(),
+            is_kept: asked.is_kept,
         };
         let in_background = |key: &SessionKey, turn, reason, lock: Option<&StoreLock>| {
             let state = lock.map(StoreLock::state);
@@ -173,6 +177,18 @@ impl Locks {
         };
         let waited = progress.has_waited.then(|| began.elapsed());
         Ok(LockGuard::new(key, turn, waited, lock, substitute))
+    }
+
+    /// Stops the turn that runs in a session, on whichever replica. Returns whether there was one. `by` says who asks,
+    /// for the audit log.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn stop_turn(&self, key: &SessionKey, by: &str) -> Result<bool, StoreError> {
+        let store = Arc::clone(&self.client.store);
+        let operator = Operator::new(move || store, || Keyspace::new([]));
+        let operator = operator.with_prefix(self.client.instance.issuer.prefix());
+        operator.stop_turn(key, by).await
     }
 
     /// Waits until all dropped claims are out of the store, for `limit` at most. Gives `false` if some

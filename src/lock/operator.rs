@@ -24,6 +24,7 @@ mod audit;
 mod dequeue;
 mod report;
 mod request;
+mod stop;
 
 pub use dequeue::DequeueResult;
 pub use report::{HolderInfo, LockDetail, LockPage, LockRow};
@@ -300,6 +301,17 @@ impl Operator {
         let Some(holder) = holder else {
             return Err(OperatorError::NotLocked(key));
         };
+        self.interrupt_holder(key, holder, request.by, record).await
+    }
+
+    /// Interrupts the turn of a holder, as [`Self::interrupt`] does.
+    async fn interrupt_holder(
+        &self,
+        key: SessionKey,
+        holder: LockHolder,
+        by: &str,
+        record: &mut AuditRecord<'_>,
+    ) -> Result<InterruptResult, OperatorError> {
         let Some(details) = holder.details() else {
             let reason = "it is not a turn of Seriatim";
             return Err(OperatorError::NotInterruptible(key, reason));
@@ -323,7 +335,7 @@ impl Operator {
         let mut is_received = self.store.send_message(&turn.instance, message).await?;
         // From now on the record says so, even if the caller leaves.
         record.result = audit::INTERRUPT_SENT;
-        self.tell_holder(&details, OperatorAction::Interrupt, request.by, &key)
+        self.tell_holder(&details, OperatorAction::Interrupt, by, &key)
             .await;
         let released = self.wait_for_release(&key, &holder, turn, &mut is_received);
         let released = timeout(INTERRUPT_TIMEOUT, released).await.is_ok();

@@ -16,12 +16,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{
-    AcquireReply, AcquireRequest, Claim, ClaimId, DeadHolder, Epoch, Fence, HeartbeatReply,
-    InstanceLiveness, LockHolder, LockInfo, Message, MessageHandler, QueueState, ScanCursor,
-    ScanPage, Store, StoreFuture, Ticket, WatchedQueue, Withdrawal, millis,
+    AcquireReply, AcquireRequest, AnswerEntry, AnswerLookup, AnswerWrite, Claim, ClaimId,
+    DeadHolder, EntryPlace, Epoch, Fence, HeartbeatReply, InstanceLiveness, LockHolder, LockInfo,
+    Message, MessageHandler, QueueState, ScanCursor, ScanPage, Store, StoreFuture, Ticket,
+    WatchedQueue, Withdrawal, millis,
 };
 use crate::key::{Keyspace, SessionKey};
-use access::AccessAttempt;
 use clock::{RedisClock, micros};
 use command::StoreCommand;
 use connection::ChannelListener;
@@ -31,6 +31,7 @@ use routes::{RedisRoutes, SharedTopology};
 
 mod access;
 mod address;
+mod answers;
 mod clock;
 mod cluster;
 mod command;
@@ -533,34 +534,38 @@ impl Store for RedisStore {
     }
 
     fn check_access(&self, key: &SessionKey) -> StoreFuture<()> {
-        let attempts = AccessAttempt::all(self.names.session(key), self.instance.as_ref());
-        let (routes, channel) = (self.routes.clone(), self.instance.clone());
-        let key = key.clone();
-        Box::pin(async move {
-            // An error of the connection is about none of the attempts. It may be about the channel, to which
-            // each new connection subscribes.
-            let time = cmd("TIME");
-            let sent = routes.send(routes.slot(key.as_str()), StoreCommand::CheckAccess, |_| {
-                Cow::Borrowed(&time)
-            });
-            sent.await.map_err(|error| match &channel {
-                Some(channel) if access::is_channel_denied(&error) => {
-                    access::name_denied(error, &format!("SUBSCRIBE {channel}"))
-                }
-                _ => error,
-            })?;
-            for AccessAttempt { command, key, text } in attempts {
-                let sent = routes.exchange(routes.slot(&key), StoreCommand::CheckAccess, |_| {
-                    Cow::Borrowed(&command)
-                });
-                let denied = |error| AccessAttempt::denied(&text, error);
-                if let Some(error) = sent.await.err().and_then(denied) {
-                    routes.count_failure();
-                    return Err(error);
-                }
-            }
-            Ok(())
-        })
+        self.try_access(key)
+    }
+
+    fn keeps_answers(&self) -> bool {
+        true
+    }
+
+    fn write_answer(
+        &self,
+        key: &SessionKey,
+        turn: ClaimId,
+        write: &AnswerWrite,
+    ) -> StoreFuture<bool> {
+        self.write_to_answer(key, turn, write)
+    }
+
+    fn find_answer(&self, key: &SessionKey) -> StoreFuture<AnswerLookup> {
+        self.look_up_answer(key)
+    }
+
+    fn read_answer(
+        &self,
+        key: &SessionKey,
+        turn: ClaimId,
+        after: EntryPlace,
+        limit: usize,
+    ) -> StoreFuture<Option<Vec<AnswerEntry>>> {
+        self.read_from_answer(key, turn, after, limit)
+    }
+
+    fn check_answer_access(&self, key: &SessionKey) -> StoreFuture<()> {
+        self.try_answer_access(key)
     }
 }
 

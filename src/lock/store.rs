@@ -16,7 +16,9 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Claim, ClaimId, Epoch, LockHolder, Message};
+use super::{
+    AnswerEntry, AnswerLookup, AnswerWrite, Claim, ClaimId, EntryPlace, Epoch, LockHolder, Message,
+};
 use crate::key::{Keyspace, SessionKey};
 
 /// A number that rises with every acquisition of a session's lock: microseconds since 1970 by the
@@ -387,6 +389,44 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Checks that this process may use every key and command that turns need, with a session that nobody
     /// uses. The error names what is denied. Changes nothing. Does nothing in a store without permissions.
     fn check_access(&self, _key: &SessionKey) -> StoreFuture<()> {
+        Box::pin(ready(Ok(())))
+    }
+
+    /// Whether the store keeps answers for other replicas. One that doesn't has none, and keeps none.
+    fn keeps_answers(&self) -> bool {
+        false
+    }
+
+    /// Adds to the answer that the store keeps of this turn; `false` if the store doesn't have what was written
+    /// before. Then nothing is left of the answer.
+    fn write_answer(
+        &self,
+        _key: &SessionKey,
+        _turn: ClaimId,
+        _write: &AnswerWrite,
+    ) -> StoreFuture<bool> {
+        Box::pin(ready(Ok(false)))
+    }
+
+    /// Finds out which answers the store has for a session. Changes nothing.
+    fn find_answer(&self, _key: &SessionKey) -> StoreFuture<AnswerLookup> {
+        Box::pin(ready(Ok(AnswerLookup::default())))
+    }
+
+    /// Reads the entries of a kept answer behind the place `after`, `limit` of them at most; `None` if the store doesn't
+    /// have the answer. Changes nothing.
+    fn read_answer(
+        &self,
+        _key: &SessionKey,
+        _turn: ClaimId,
+        _after: EntryPlace,
+        _limit: usize,
+    ) -> StoreFuture<Option<Vec<AnswerEntry>>> {
+        Box::pin(ready(Ok(None)))
+    }
+
+    /// Like [`Store::check_access`], for what kept answers need.
+    fn check_answer_access(&self, _key: &SessionKey) -> StoreFuture<()> {
         Box::pin(ready(Ok(())))
     }
 }

@@ -35,8 +35,18 @@ pub struct RouteMetrics {
     hold: OnceLock<Histogram>,
     first_byte: OnceLock<Histogram>,
     early: OnceLock<Counter>,
+    replays: [OnceLock<Counter>; ReplayKind::ALL.len()],
     comments: OnceLock<Counter>,
     turns: AtomicU64,
+}
+
+/// What a request gets that reads the answer of another request's turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayKind {
+    /// The answer of a turn that runs.
+    Live,
+    /// An answer that has ended.
+    Kept,
 }
 
 /// How long the parts of a request took; `None` for a part that it did not reach.
@@ -58,6 +68,7 @@ pub(super) struct RouteFamilies {
     hold: Family<RouteLabels, Histogram, fn() -> Histogram>,
     first_byte: Family<RouteLabels, Histogram, fn() -> Histogram>,
     early: Family<RouteLabels, Counter>,
+    replays: Family<ReplayLabels, Counter>,
     comments: Family<RouteLabels, Counter>,
 }
 
@@ -65,6 +76,12 @@ pub(super) struct RouteFamilies {
 struct RequestLabels {
     route: Arc<str>,
     outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReplayLabels {
+    route: Arc<str>,
+    kind: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -86,6 +103,19 @@ const HOLDS: [f64; 15] = [
 const FIRST_BYTES: [f64; 15] = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
 ];
+
+// === impl ReplayKind ===
+
+impl ReplayKind {
+    const ALL: [Self; 2] = [Self::Live, Self::Kept];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Kept => "kept",
+        }
+    }
+}
 
 // === impl RouteMetricsTable ===
 
@@ -113,6 +143,7 @@ impl RouteMetrics {
             hold: OnceLock::new(),
             first_byte: OnceLock::new(),
             early: OnceLock::new(),
+            replays: [const { OnceLock::new() }; ReplayKind::ALL.len()],
             comments: OnceLock::new(),
             turns: AtomicU64::new(0),
         }
@@ -138,6 +169,18 @@ impl RouteMetrics {
             family.get_or_create_owned(&RouteLabels {
                 route: Arc::clone(&self.name),
             })
+        });
+        counter.inc();
+    }
+
+    /// Counts a request that reads the answer of another request's turn.
+    pub fn replayed(&self, kind: ReplayKind) {
+        let counter = self.replays[kind as usize].get_or_init(|| {
+            let label = ReplayLabels {
+                route: Arc::clone(&self.name),
+                kind: kind.as_str(),
+            };
+            self.families.replays.get_or_create_owned(&label)
         });
         counter.inc();
     }
@@ -204,6 +247,7 @@ impl RouteFamilies {
             hold: Family::new_with_constructor(holds),
             first_byte: Family::new_with_constructor(first_bytes),
             early: Family::default(),
+            replays: Family::default(),
             comments: Family::default(),
         };
         registry.register(
@@ -230,6 +274,11 @@ impl RouteFamilies {
             "early_responses",
             "Responses that began while their turns waited in the queue",
             Family::clone(&families.early),
+        );
+        registry.register(
+            "replays",
+            "Requests that read the answer of another request's turn: live (it runs), kept (it has ended)",
+            Family::clone(&families.replays),
         );
         registry.register(
             "keep_alive_comments",

@@ -21,8 +21,8 @@ use crate::drain::DrainWatch;
 use crate::key::{OnceKey, SessionKey};
 use crate::listen::ClientConnection;
 use crate::lock::{
-    AcquireError, BusySession, CallChain, LockGuard, LockLoss, LockRequest, Locks, RepeatedState,
-    TurnTag, WaitPlace,
+    AcquireError, BusySession, CallChain, ClaimId, LockGuard, LockLoss, LockRequest, Locks,
+    RepeatedState, TurnTag, WaitPlace,
 };
 use crate::trace::{self, TurnTrace};
 
@@ -50,9 +50,27 @@ pub(super) struct TurnLock<'t> {
     pub(super) language: SentenceLanguage,
 }
 
+/// Why a turn did not get its lock.
+pub(super) struct RefusedLock {
+    pub(super) refusal: Refusal,
+    /// The turn that the request repeats; `None`: it repeats none.
+    pub(super) repeats: Option<(ClaimId, RepeatedState)>,
+}
+
 /// After how long a turn counts as waiting, so that its body is read ahead or may be taken back. Taking
 /// a free lock takes less.
 const WAITS_AFTER: Duration = Duration::from_millis(100);
+
+// === impl RefusedLock ===
+
+impl From<Refusal> for RefusedLock {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            repeats: None,
+        }
+    }
+}
 
 // === impl TurnLock ===
 
@@ -65,11 +83,11 @@ impl TurnLock<'_> {
     /// When the lock is not granted, when the process begins to stop, or when the body breaks off or
     /// is too slow.
     pub(super) async fn acquire(
-        self,
+        &self,
         key: SessionKey,
         body: &mut OutgoingBody,
         record: &mut RequestRecord,
-    ) -> Result<LockGuard, Refusal> {
+    ) -> Result<LockGuard, RefusedLock> {
         let (limits, lock) = (&self.config.limits, &self.turn.lock);
         let read_ahead = ReadAheadLimit {
             budget: self.budget,
@@ -94,6 +112,7 @@ impl TurnLock<'_> {
             callers: &callers,
             place: place.as_ref(),
             once: self.once.map(|once| (once, lock.once_for)),
+            is_kept: lock.replay,
         };
         let acquiring = locks.acquire(key, asked, &lock.options);
         let acquired = if lock.options.blocking {
@@ -105,15 +124,15 @@ impl TurnLock<'_> {
             };
             tokio::select! {
                 biased;
-                acquired = acquiring => acquired.map_err(|error| self.refusal(error, record)),
+                acquired = acquiring => acquired.map_err(|error| self.refused(error, record)),
                 // Another replica has the time to wait. Dropping the future leaves the queue.
-                () = drain.draining() => Err(Refusal::Draining),
+                () = drain.draining() => Err(Refusal::Draining.into()),
                 // The client has left, or others need the memory that the body takes.
-                error = waiting => Err(Refusal::Session(error.into())),
+                error = waiting => Err(Refusal::Session(error.into()).into()),
                 never = keeping => match never {},
             }
         } else {
-            acquiring.await.map_err(|error| self.refusal(error, record))
+            acquiring.await.map_err(|error| self.refused(error, record))
         };
         if let Some(early) = self.early {
             early.wait_ended();
@@ -178,6 +197,17 @@ impl TurnLock<'_> {
         let callers = self.callers.cloned().unwrap_or_default();
         let tags = callers.called_by(tag).join("-");
         Box::new(TurnTrace::new(tag.as_u128(), tags))
+    }
+
+    fn refused(&self, error: AcquireError, record: &RequestRecord) -> RefusedLock {
+        let repeats = match &error {
+            AcquireError::Repeated(_, first) => Some((first.turn, first.state)),
+            _ => None,
+        };
+        RefusedLock {
+            refusal: self.refusal(error, record),
+            repeats,
+        }
     }
 
     fn refusal(&self, error: AcquireError, record: &RequestRecord) -> Refusal {

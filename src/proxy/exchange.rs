@@ -26,6 +26,7 @@ use super::forward::{
 use super::orphan::Orphans;
 use super::record::RequestRecord;
 use super::refusal::Refusal;
+use crate::answer::AnswerWriter;
 use crate::drain::DrainWatch;
 use crate::listen::ClientConnection;
 use crate::lock::{LockGuard, SentFlag};
@@ -48,6 +49,8 @@ struct DetachableRequest<'t> {
     held: Option<LockGuard>,
     orphans: &'t Orphans,
     record: &'t mut RequestRecord,
+    /// Writes the turn's answer for other requests; `None`: it isn't kept.
+    answer: &'t mut Option<Box<AnswerWriter>>,
 }
 
 /// Turns the head and the body of a client's request into a request for `backend`. `held` is the turn's lock,
@@ -133,7 +136,7 @@ impl Exchange<'_> {
         self.response_head(sending, held).await
     }
 
-    /// Sends the request of a turn that goes on in `orphans` when its client leaves, which drops this
+    /// Sends the request of a turn that goes on in `orphans`, with `answer`, when its client leaves, which drops this
     /// future.
     ///
     /// # Errors
@@ -144,6 +147,7 @@ impl Exchange<'_> {
         held: &mut Option<LockGuard>,
         orphans: &Orphans,
         record: &mut RequestRecord,
+        answer: &mut Option<Box<AnswerWriter>>,
     ) -> Result<Response<BackendBody>, Refusal> {
         let deadline = held.as_ref().and_then(LockGuard::deadline).cloned();
         let flag = held.as_ref().and_then(LockGuard::sent_flag).cloned();
@@ -161,6 +165,7 @@ impl Exchange<'_> {
             held: held.take(),
             orphans,
             record,
+            answer,
         };
         let sending = detachable.sending.as_mut();
         let sent = self.response_head(sending, &mut detachable.held).await;
@@ -227,7 +232,9 @@ impl Drop for DetachableRequest<'_> {
         let sending = replace(&mut self.sending, Box::pin(pending()));
         if self.has_begun.is_set() && held.must_stop().is_none() && self.orphans.may_adopt(None) {
             let (give_up, record) = (self.timeout.response_due(), self.record.take());
-            self.orphans.adopt_request(sending, give_up, held, record);
+            let answer = self.answer.take();
+            self.orphans
+                .adopt_request(sending, give_up, held, record, answer);
         } else {
             drop(leave(sending, Some(held), End::Disconnected(None)));
         }

@@ -20,7 +20,7 @@ use super::refusal::Refusal;
 use super::route::{Candidates, Router};
 use super::session::{self, NeededLock, ReadBounds, UnreadBody};
 use crate::budget::Budget;
-use crate::config::{Config, LockConfig, Route, Unmatched};
+use crate::config::{Config, LockConfig, Route, SessionAction, Unmatched};
 use crate::listen::check_head;
 use crate::outcome::Outcome;
 use recorder::Recorder;
@@ -116,12 +116,22 @@ pub async fn explain(config: &Config, mut head: Parts, body: Bytes) -> Explained
     if let Ok(session) = &lookup.session {
         explained.once.clone_from(&session.once);
     }
+    let action = matched.and_then(|it| Some(it.route.turn.as_ref()?.action()));
     explained.outcome = match lookup.session {
         _ if is_rejected || !has_backend => refused(&Refusal::NoRoute),
         Err(error) => refused(&Refusal::Session(error)),
         Ok(session) => match session.lock {
-            NeededLock::Session { key, .. } => ExplainedOutcome::Locks(key),
+            NeededLock::Session { key, .. } => match action {
+                Some(SessionAction::Attach) => ExplainedOutcome::Attaches(key),
+                Some(SessionAction::Stop) => ExplainedOutcome::Stops(key),
+                Some(SessionAction::Turn) | None => ExplainedOutcome::Locks(key),
+            },
             NeededLock::Unneeded => ExplainedOutcome::Passes,
+            NeededLock::NoSession(error)
+                if action.is_some_and(|action| action != SessionAction::Turn) =>
+            {
+                refused(&Refusal::Session(error))
+            }
             NeededLock::NoSession(_) => ExplainedOutcome::NoSession {
                 code: Outcome::NoSession.as_str(),
             },

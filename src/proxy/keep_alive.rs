@@ -23,7 +23,8 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::record::CommentCounter;
 use super::refusal::{ErrorFormat, SentenceLanguage, StreamError, UnfitResponse};
-use super::stream::{GuardedBody, ResponseAborted};
+use super::stream::ResponseAborted;
+use super::{SentBody, TurnBody};
 use crate::config::{EventName, StreamKind};
 use crate::http_syntax::weighted_items;
 use crate::lock::WaitPlace;
@@ -65,7 +66,7 @@ pub(super) struct WaitingTurn {
 }
 
 /// The body of a turn's own response: an error of the proxy, or what the backend sends.
-type OwnBody = Either<Full<Bytes>, GuardedBody>;
+type OwnBody = TurnBody;
 
 /// The future of a turn's own response.
 type TurnFuture = Pin<Box<dyn Future<Output = Response<OwnBody>> + Send>>;
@@ -84,14 +85,14 @@ enum WaitingStep {
     Turn(TurnFuture),
     /// The backend's event stream.
     Stream {
-        body: GuardedBody,
+        body: SentBody,
         mark: MarkFilter,
     },
     /// An error of the proxy: an event.
     Refused(Full<Bytes>),
     /// Another response of the backend: its first bytes are told when it has ended. The turn runs until then.
     Other {
-        body: GuardedBody,
+        body: SentBody,
         head: OtherHead,
     },
     Over,
@@ -341,7 +342,9 @@ impl OtherHead {
             None => StreamError::Unfit(self.why),
             Some(ResponseAborted::LockLost(loss)) => StreamError::LockLost(*loss),
             Some(ResponseAborted::Silent) => StreamError::Silent,
-            Some(ResponseAborted::Backend(_)) => StreamError::BrokeOff,
+            Some(
+                ResponseAborted::Backend(_) | ResponseAborted::Answer | ResponseAborted::AnswerGone,
+            ) => StreamError::BrokeOff,
         };
         let text = String::from_utf8_lossy(&self.text);
         error.event(&text, &turn.format, turn.language)

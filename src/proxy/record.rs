@@ -20,8 +20,8 @@ use crate::config::{Route, Upstream};
 use crate::journal::JournalEvent;
 use crate::key::SessionKey;
 use crate::listen::RejectedRequest;
-use crate::lock::{Fence, LockGuard, LockLoss, Unprotected};
-use crate::metrics::RequestTimes;
+use crate::lock::{ClaimId, Fence, LockGuard, LockLoss, Unprotected};
+use crate::metrics::{ReplayKind, RequestTimes, ViewerGauge};
 use crate::outcome::Outcome;
 use crate::redact;
 use crate::trace::{self, RequestTrace, TurnTrace};
@@ -63,6 +63,8 @@ pub(super) struct RequestRecord {
     status: Option<u16>,
     /// Whether the client's response began while its turn waited.
     is_early: AtomicBool,
+    /// The turn whose answer the request reads; `None`: it reads none.
+    attached_to: Option<ClaimId>,
     /// Why the backend's response can't follow that head; `None`: it can, or there is none.
     unfit: Option<UnfitResponse>,
     /// The status of the error that is told behind that head; `None`: there is no error.
@@ -128,6 +130,7 @@ impl RequestRecord {
             no_session: None,
             status: None,
             is_early: AtomicBool::new(false),
+            attached_to: None,
             unfit: None,
             event_status: None,
             comments: OnceLock::new(),
@@ -260,6 +263,21 @@ impl RequestRecord {
     pub(super) fn response_began(&mut self, status: u16) {
         self.status = Some(status);
         self.first_byte = Some(self.begun.elapsed());
+    }
+
+    /// Counts the request as a viewer, which reads the answer of a turn or waits for it, until the result is dropped.
+    pub(super) fn viewing(&self) -> ViewerGauge {
+        self.sinks.metrics.viewing()
+    }
+
+    /// Notes that the request reads the answer of this turn, which runs or has ended.
+    pub(super) fn attached(&mut self, turn: ClaimId, has_ended: bool) {
+        self.attached_to = Some(turn);
+        let kind = match has_ended {
+            true => ReplayKind::Kept,
+            false => ReplayKind::Live,
+        };
+        self.sinks.routes.route(self.route_index).replayed(kind);
     }
 
     /// Finishes the record of a request that got an error response with this status and of this many bytes, or an event

@@ -52,6 +52,8 @@ pub(super) enum Refusal {
     Repeat(SessionKey, RepeatReason),
     /// The session can't be read from the request.
     Session(SessionError),
+    /// The beginning of the answer that the request would read isn't kept.
+    AnswerTooLong,
     /// No route takes the request.
     NoRoute,
     /// The backend gave no response.
@@ -168,6 +170,7 @@ impl Refusal {
                 SessionError::BadId { .. } => Outcome::BadSessionId,
                 SessionError::Missing { .. } => Outcome::MissingSession,
             },
+            Self::AnswerTooLong => Outcome::AnswerTooLong,
             Self::NoRoute => Outcome::NoRoute,
             Self::Backend(ForwardError::TimedOut { .. }) => Outcome::UpstreamTimeout,
             Self::Backend(ForwardError::Unreachable { .. } | ForwardError::Broken { .. }) => {
@@ -218,6 +221,7 @@ impl Refusal {
             | Self::Superseded
             | Self::Dequeued
             | Self::Repeat(..)
+            | Self::AnswerTooLong
             | Self::NoRoute
             | Self::Draining => None,
         }
@@ -262,7 +266,7 @@ impl Refusal {
     /// Whether the same request gets the same response again.
     fn is_final(&self) -> bool {
         match self {
-            Self::Dequeued => true,
+            Self::Dequeued | Self::AnswerTooLong => true,
             Self::Repeat(_, reason) => !reason.may_pass(),
             _ => false,
         }
@@ -323,6 +327,7 @@ impl Refusal {
             ),
             Self::Repeat(key, reason) => reason.content(key, language),
             Self::Session(error) => session_content(error, language),
+            Self::AnswerTooLong => answer_too_long_content(language),
             Self::NoRoute => ErrorContent::new(
                 StatusCode::NOT_FOUND,
                 say("此处没有服务", "Nothing is served here"),
@@ -405,6 +410,16 @@ impl ErrorContent {
             busy: notice.map(Into::into),
         }
     }
+}
+
+fn answer_too_long_content(language: SentenceLanguage) -> ErrorContent {
+    let text = language.pick(
+        "回答过长，无法从头读取",
+        "The answer is too long to be read from its beginning",
+    );
+    let detail = "the turn's answer is over replay.max_turn, or replay.max_total is reached; read the session's \
+                  history when the turn is over";
+    ErrorContent::new(StatusCode::CONFLICT, text, detail.into(), None)
 }
 
 fn session_content(error: &SessionError, language: SentenceLanguage) -> ErrorContent {

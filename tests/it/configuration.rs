@@ -209,6 +209,7 @@ on_lost = "abort"
 settle = "0s"
 enforce = true
 on_disconnect = "cancel"
+replay = false
 on_missing = "pass"  # a request that names no session or no user passes without a lock, as no_session
 on_malformed = "reject"
 nested_calls = "header"
@@ -278,6 +279,12 @@ keep_alive = "1m 15s"
 client_unreachable = "0s"
 drain = "1ms"
 
+[replay]
+max_turn = 1048576
+keep = "1m 30s"
+max_total = 2097152
+over_limit = "live"
+
 [admin]
 listen = "[::1]:9902"
 token_file = "tests/config/token"
@@ -312,11 +319,13 @@ settle = "1m"
 settle_cancelled = "500ms"
 enforce = true
 on_disconnect = "continue"
+replay = true
 on_missing = "pass"  # a request that names no session or no user passes without a lock, as no_session
 on_malformed = "reject"
 nested_calls = "traceparent"
 keep_alive = "20s"
 stream = "sse"
+on_repeat = "attach"
 once_for = "1day"
 busy = { status = 409, format = "json", error = "busy", retry_after = 86400, explain = false }
 
@@ -337,6 +346,7 @@ settle = "250ms"
 settle_cancelled = "500ms"
 enforce = false
 on_disconnect = "cancel"
+replay = false
 on_missing = "reject"  # a request that names no session or no user is refused as missing_session
 on_malformed = "pass"
 nested_calls = "header"
@@ -362,9 +372,35 @@ settle = "250ms"
 settle_cancelled = "500ms"
 enforce = false
 on_disconnect = "continue"
+replay = false
 on_missing = "reject"  # a request that names no session or no user is refused as missing_session
 on_malformed = "pass"
 nested_calls = "header"
+busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0, explain = true }
+
+[[routes]]
+name = "stream"
+path = "/{session}/{user}/stream"
+session_id = ["{path:session}"]
+user_id = ["{path:user}"]
+attach = true
+attach_ended = false
+key = "{session_id}:{user_id}"
+on_missing = "reject"  # a request that names no session or no user is refused as missing_session
+on_malformed = "pass"
+keep_alive = "15s"
+busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0, explain = true }
+
+[[routes]]
+name = "stop a turn"
+methods = ["DELETE"]
+path = "/{session}/stop"
+session_id = ["{path:session}"]
+user_id = ["unknown"]
+stop = true
+key = "agent:{user_id}:{session_id}"
+on_missing = "reject"  # a request that names no session or no user is refused as missing_session
+on_malformed = "pass"
 busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0, explain = true }
 
 [[routes]]
@@ -634,7 +670,7 @@ fn a_problem_of_a_variable_names_the_variable() {
         (
             "SERIATIM__",
             "1",
-            "environment variable SERIATIM__: unknown key; the keys here are listen, upstream, upstream_host, upstream_ca_file, forwarded, unmatched, tls, store, errors, cors, limits, timeouts, admin, log, tracing, lock, busy, routes",
+            "environment variable SERIATIM__: unknown key; the keys here are listen, upstream, upstream_host, upstream_ca_file, forwarded, unmatched, tls, store, errors, cors, limits, timeouts, admin, log, tracing, replay, lock, busy, routes",
         ),
     ] {
         assert_eq!(

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::poll;
 use hyper::{Request, Response};
+use seriatim::answer::Answers;
 use seriatim::budget::Budget;
 use seriatim::config::Config;
 use seriatim::drain;
@@ -59,6 +60,7 @@ impl Interrupting {
         store.listen(issuer.instance(), Arc::new(dispatcher.clone()));
         let (store, metrics): (Arc<dyn Store>, _) = (store, Metrics::new());
         let process = ProcessShared {
+            answers: Answers::new(&metrics),
             budget: Budget::new(metrics.buffered()),
             cors: CorsMemory::default(),
             sinks: RecordSinks::new(metrics.clone(), Journal::default(), None),

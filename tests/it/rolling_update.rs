@@ -21,7 +21,7 @@ const INTERRUPT: &str = "[lock]\nblocking = true\ninterrupt = true\n";
 /// With these options of `[store]`, a lost instance is noticed within a second.
 const QUICK: &str = "timeout = \"200ms\"\ncrash_recovery = \"1s\"";
 /// Scripts that the older version doesn't have, and does without.
-const NEWER: [&str; 1] = ["dequeue"];
+const NEWER: [&str; 4] = ["dequeue", "find_answer", "read_answer", "write_answer"];
 
 impl Replicas {
     /// The value of the session's lock.

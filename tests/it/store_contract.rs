@@ -89,6 +89,7 @@ macro_rules! store_contract {
 mod full_memory;
 mod instances;
 mod interrupts;
+mod kept_answers;
 mod locks;
 mod once;
 mod operating;
@@ -113,6 +114,7 @@ pub(crate) fn rules() -> impl Iterator<Item = &'static Rule> {
     let all = [
         instances::RULES,
         interrupts::RULES,
+        kept_answers::RULES,
         locks::RULES,
         once::RULES,
         operating::RULES,

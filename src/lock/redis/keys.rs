@@ -1,9 +1,9 @@
-//! The keys in Redis: four for each session, one for each instance, one for each turn that is executed once, and one for a
-//! moment while replicas confirm a lock.
+//! The keys in Redis: four for each session, one for each instance, one for each turn that is executed once, one for a
+//! moment while replicas confirm a lock, and those of kept answers.
 //!
 //! The lock's own key is the session key, because Python code may share it. All others begin with
 //! `store.prefix`. Invariant: all keys of a session contain the lock's key as a hash tag, so that a
-//! cluster keeps them in one slot. The queue and the instance have a format number in their names.
+//! cluster keeps them in one slot. The queue, the answers and the instance have a format number in their names.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use redis::Cmd;
 
 use super::scripts::Script;
 use crate::key::{INSTANCE, SessionKey};
-use crate::lock::Claim;
-use crate::lock::format::{INSTANCE_FORMAT, QUEUE_FORMAT};
+use crate::lock::format::{ANSWER_FORMAT, INSTANCE_FORMAT, QUEUE_FORMAT};
+use crate::lock::{Claim, ClaimId};
 
 /// How keys and channels in Redis are named. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +55,16 @@ impl KeyNames {
     /// A key of a session that exists for a moment only, while replicas confirm a lock.
     pub(super) fn confirmation(&self, key: &SessionKey) -> String {
         self.companion(key, "confirm")
+    }
+
+    /// The key of a session that names the turn of its newest kept answer.
+    pub(super) fn newest_answer(&self, key: &SessionKey) -> String {
+        self.companion(key, &format!("{ANSWER_FORMAT}:answer"))
+    }
+
+    /// The key of the answer to one turn of a session.
+    pub(super) fn answer(&self, key: &SessionKey, turn: ClaimId) -> String {
+        self.companion(key, &format!("{ANSWER_FORMAT}:answer:{turn}"))
     }
 
     /// The key of the record of a turn that is executed once. Its id is that of [`crate::key::OnceKey`].
@@ -139,9 +149,10 @@ mod tests {
             let heartbeat = names.instance("agent-0");
             let confirmation = names.confirmation(&key);
             let record = names.record(&key, "6ab9");
+            let answer = names.newest_answer(&key);
             for beside in companions
                 .iter()
-                .chain([&heartbeat, &confirmation, &record])
+                .chain([&heartbeat, &confirmation, &record, &answer])
             {
                 assert!(
                     beside.starts_with(prefix),

@@ -114,6 +114,10 @@ pub enum TemplateResult {
 pub enum ExplainedOutcome {
     /// The request takes the lock with this key.
     Locks(SessionKey),
+    /// The request reads the answer of a turn of the session with this key.
+    Attaches(SessionKey),
+    /// The request stops the turn of the session with this key.
+    Stops(SessionKey),
     /// The request passes without a lock, for it needs none.
     Passes,
     /// The request passes a route that locks, and without a lock: no session is found in it.

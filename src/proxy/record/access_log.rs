@@ -39,6 +39,7 @@ impl RequestRecord {
             unprotected = unprotected.map(|turn| turn.reason.as_str()),
             overlap = unprotected.map(|turn| turn.has_overlapped()),
             request_id = &*self.request_id,
+            attached_to = self.attached_to.map(|turn| turn.to_string()),
             bytes,
             wait_us = micros(times.wait),
             hold_us = micros(times.hold),
