@@ -181,6 +181,30 @@ async fn a_client_stops_a_turn_of_another_replica() {
 }
 
 #[tokio::test]
+async fn without_redis_nothing_is_stopped_and_the_own_replica_still_has_the_answer() {
+    let bench = two("").await;
+    let mut first = bench.hold("s1").await;
+    bench.redis.kill();
+    for n in 0..2 {
+        let stop = Request::new("DELETE", "/chat/s1/stream");
+        let answer = call(bench.replica(n), &stop).await;
+        assert_error_response("a stop", &answer, 503, "store_unavailable");
+    }
+    let mut viewer = attached(bench.replica(0), "s1").await;
+    viewer.read_until(&event(0)).await;
+    let elsewhere = call(bench.replica(1), &attach("s1")).await;
+    assert_eq!(
+        elsewhere.status, 204,
+        "nothing is known there: {elsewhere:?}"
+    );
+    bench.backend.open_gate("s1");
+    for (who, client) in [("the first client", &mut first), ("a viewer", &mut viewer)] {
+        let answer = client.answer().await;
+        assert!(answer.whole, "{who} has all of it: {answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_event_source_goes_on_at_another_replica() {
     let (more, rest) = watch::channel(false);
     let backend = RawBackend::start(move |mut socket, _| {

@@ -198,6 +198,33 @@ async fn an_answer_is_read_on_another_replica_from_its_first_byte_and_live() {
 }
 
 #[tokio::test]
+async fn an_answer_whose_lock_is_released_before_its_first_write_is_found() {
+    let redis = Redis::start().await;
+    let (a, b) = (Replica::new(&redis, 1), Replica::new(&redis, 2));
+    let turn = a.issuer.reserve_id();
+    // A repeat of a turn that has ended: nobody has the lock, and nothing is in Redis yet.
+    let found = b.shared.find_turn(&key(), turn, &b.options);
+    let mut reader = found.expect("Redis keeps answers");
+    assert!(
+        timeout(Duration::from_millis(200), reader.head())
+            .await
+            .is_err(),
+        "it waits for the first write"
+    );
+    let mut writer = a.shared.begin(&key(), turn, a.options.clone());
+    writer.head(head());
+    writer.push(b"short");
+    writer.end_whole();
+    assert!(within(reader.head()).await.is_some(), "the head comes");
+    assert_eq!(read_all(&mut reader).await, (b"short".to_vec(), whole()));
+    let none = b
+        .shared
+        .find_turn(&key(), a.issuer.reserve_id(), &b.options);
+    let mut none = none.expect("Redis keeps answers");
+    assert_eq!(within(none.head()).await, None, "but not for ever");
+}
+
+#[tokio::test]
 async fn a_large_answer_arrives_whole() {
     let redis = Redis::start().await;
     let (a, b) = (Replica::new(&redis, 1), Replica::new(&redis, 2));
