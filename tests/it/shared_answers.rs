@@ -471,6 +471,45 @@ async fn of_an_answer_over_its_limit_the_end_is_kept() {
 }
 
 #[tokio::test]
+async fn what_redis_is_too_slow_for_is_left_out_and_never_looks_whole() {
+    let redis = Redis::start().await;
+    let (mut a, mut b) = (Replica::new(&redis, 1), Replica::new(&redis, 2));
+    for replica in [&mut a, &mut b] {
+        replica.options.limits.max_turn = 300_000;
+    }
+    let mut writer = a.begin();
+    writer.head(head());
+    let line = |n: usize| format!("data: {n:>56}\n\n").into_bytes();
+    writer.push(&line(0));
+    let mut first = b.reader().await;
+    read(&mut first, 64).await;
+    redis.stop_cont(true).await;
+    let lines = 16_384;
+    for n in 1..lines {
+        writer.push(&line(n));
+        // The keeper takes what it can.
+        if n % 64 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    redis.stop_cont(false).await;
+    let (_, end) = read_all(&mut first).await;
+    assert_eq!(
+        end,
+        AnswerPart::End(AnswerEnd::Aborted),
+        "bytes are missing"
+    );
+    drop(first);
+    wait_for(|| b.answers.is_empty(), "its follower ends").await;
+    let expected: Vec<u8> = (0..lines).flat_map(line).collect();
+    let is_there = async || b.reader().await.answer().length() == expected.len() as u64;
+    wait_for_async(is_there, "the rest comes, in its own place").await;
+    let late = b.reader().await;
+    let (kept, start) = late.answer().kept();
+    assert_eq!(kept, expected[start as usize..], "it has the last part");
+}
+
+#[tokio::test]
 async fn with_a_key_no_text_is_in_redis_and_another_key_reads_nothing() {
     let redis = Redis::start().await;
     let (one, two) = ("11".repeat(32), "22".repeat(32));
