@@ -34,20 +34,40 @@ fn uuid_in_another_spelling() -> String {
 /// A request, and how a preset treats it.
 struct Case {
     request: Request,
-    /// The route and the key of the lock; `None` means that the request takes no lock.
-    lock: Option<(&'static str, &'static str)>,
+    treatment: Treatment,
+}
+
+/// What a preset does with a request.
+#[derive(Clone, Copy)]
+enum Treatment {
+    /// It takes the lock with this key, on the route with this name.
+    Locks(&'static str, &'static str),
+    /// It is forwarded without a lock.
+    Forwards,
+    /// It attaches to the turn of the first case, on the route with this name.
+    Attaches(&'static str),
+    /// It stops the turn of the first case, on the route with this name.
+    Stops(&'static str),
 }
 
 fn locked(request: Request, route: &'static str, key: &'static str) -> Case {
-    let lock = Some((route, key));
-    Case { request, lock }
+    let treatment = Treatment::Locks(route, key);
+    Case { request, treatment }
 }
 
 fn free(request: Request) -> Case {
-    Case {
-        request,
-        lock: None,
-    }
+    let treatment = Treatment::Forwards;
+    Case { request, treatment }
+}
+
+fn attaches(request: Request, route: &'static str) -> Case {
+    let treatment = Treatment::Attaches(route);
+    Case { request, treatment }
+}
+
+fn stops(request: Request, route: &'static str) -> Case {
+    let treatment = Treatment::Stops(route);
+    Case { request, treatment }
 }
 
 fn post(path: &str) -> Request {
@@ -529,6 +549,22 @@ fn cases(preset: &str) -> Vec<Case> {
             free(json("/api/chat/c1/stop", "{}")),
             free(Request::new("DELETE", "/api/chat?id=c1")),
         ],
+        "vercel-ai-resume" => {
+            // A client of the SDK encodes an id for a path.
+            let (stream, stop) = ("/api/chat/c%2F1/stream", "/api/chat/c%2F1/stop");
+            let turn = r#"{"id": "c/1", "messages": []}"#;
+            let again = r#"{"id": "c/1", "message": {}, "trigger": "regenerate-message"}"#;
+            let (route, key) = ("vercel-ai-resume", "unknown:c/1");
+            vec![
+                locked(json("/api/chat", turn), route, key),
+                locked(json("/api/chat", again), route, key),
+                attaches(Request::get(stream), "vercel-ai-resume-attach"),
+                stops(json(stop, "{}"), "vercel-ai-resume-stop"),
+                stops(Request::new("DELETE", stream), "vercel-ai-resume-delete"),
+                free(Request::new("DELETE", "/api/chat?id=c1")),
+                free(Request::get("/api/chat")),
+            ]
+        }
         unknown => panic!("each preset has cases: {unknown}"),
     }
 }
@@ -767,54 +803,127 @@ async fn each_preset_locks_its_turns_and_forwards_the_rest() {
         let app = App::on_redis(&backend, &redis, &config);
         let cases = cases(name);
         for case in &cases {
-            let Some((route, key)) = case.lock else {
-                continue;
-            };
-            let held = hold(&app, &case.request).await;
-            assert_eq!(
-                lock(&redis).await,
-                Some((route.to_owned(), format!("lock:session:{key}"))),
-                "{name}: the route and the key of {:?}",
-                case.request
-            );
-            let again = case.request.clone().header("x-test-script", "plain:no");
-            let again = Client::connect(app.addr()).await.call(&again).await;
-            assert_eq!(
-                again.header("x-seriatim-error"),
-                Some("session_busy"),
-                "{name}: the session is busy: {again:?}"
-            );
-            finish(&backend, held).await;
+            if let Treatment::Locks(route, key) = case.treatment {
+                assert_locks(&app, &backend, &redis, name, &case.request, (route, key)).await;
+            }
         }
         let held = hold(&app, &cases[0].request).await;
-        for case in cases.iter().filter(|case| case.lock.is_none()) {
-            let before = backend.requests().len();
-            let answer = Client::connect(app.addr()).await.call(&case.request).await;
-            assert_eq!(
-                (answer.status, answer.header("x-seriatim-error")),
-                (200, None),
-                "{name}: forwarded while a turn runs: {:?}",
-                case.request
-            );
-            let got = backend.requests();
-            assert_eq!(
-                got[before].header("x-seriatim-fence"),
-                None,
-                "{name}: takes no lock: {:?}",
-                case.request
-            );
+        for case in &cases {
+            if let Treatment::Forwards = case.treatment {
+                assert_forwards(&app, &backend, name, &case.request).await;
+            }
         }
         finish(&backend, held).await;
-        let routes: BTreeSet<_> = cases.iter().filter_map(|case| Some(case.lock?.0)).collect();
+        for case in &cases {
+            match case.treatment {
+                Treatment::Attaches(_) => {
+                    assert_attaches(&app, &backend, name, &cases[0].request, &case.request).await;
+                }
+                Treatment::Stops(_) => {
+                    assert_stops(&app, &backend, name, &cases[0].request, &case.request).await;
+                }
+                Treatment::Locks(..) | Treatment::Forwards => {}
+            }
+        }
+        let routes = cases.iter().filter_map(|case| match case.treatment {
+            Treatment::Locks(route, _) | Treatment::Attaches(route) | Treatment::Stops(route) => {
+                Some(route)
+            }
+            Treatment::Forwards => None,
+        });
+        let routes: BTreeSet<_> = routes.collect();
         let config = read(&config);
         let all = config.routes.iter().filter(|route| route.turn.is_some());
         assert_eq!(
             routes,
             all.map(|route| &*route.name).collect(),
-            "{name}: each locking route has a case"
+            "{name}: each route with a session has a case"
         );
         app.stop().await;
     }
+}
+
+async fn assert_locks(
+    app: &App,
+    backend: &Backend,
+    redis: &Redis,
+    name: &str,
+    request: &Request,
+    (route, key): (&str, &str),
+) {
+    let held = hold(app, request).await;
+    assert_eq!(
+        lock(redis).await,
+        Some((route.to_owned(), format!("lock:session:{key}"))),
+        "{name}: the route and the key of {request:?}"
+    );
+    let again = request.clone().header("x-test-script", "plain:no");
+    let again = Client::connect(app.addr()).await.call(&again).await;
+    assert_eq!(
+        again.header("x-seriatim-error"),
+        Some("session_busy"),
+        "{name}: the session is busy: {again:?}"
+    );
+    finish(backend, held).await;
+}
+
+/// Asserts that a request is forwarded without a lock; to be called while a turn runs.
+async fn assert_forwards(app: &App, backend: &Backend, name: &str, request: &Request) {
+    let before = backend.requests().len();
+    let answer = Client::connect(app.addr()).await.call(request).await;
+    assert_eq!(
+        (answer.status, answer.header("x-seriatim-error")),
+        (200, None),
+        "{name}: forwarded while a turn runs: {request:?}"
+    );
+    let got = backend.requests();
+    assert_eq!(
+        got[before].header("x-seriatim-fence"),
+        None,
+        "{name}: takes no lock: {request:?}"
+    );
+}
+
+async fn assert_attaches(
+    app: &App,
+    backend: &Backend,
+    name: &str,
+    turn: &Request,
+    request: &Request,
+) {
+    let held = hold(app, turn).await;
+    let mut viewer = Client::connect(app.addr()).await;
+    viewer.send(request).await;
+    viewer.read_until(&event(0)).await;
+    finish(backend, held).await;
+    let answer = viewer.answer().await;
+    assert!(
+        answer.whole && answer.status == 200,
+        "{name}: the whole answer of the turn: {answer:?}"
+    );
+    let later = Client::connect(app.addr()).await.call(request).await;
+    assert_eq!(
+        later.status, 204,
+        "{name}: a page has an answer that has ended: {later:?}"
+    );
+}
+
+async fn assert_stops(app: &App, backend: &Backend, name: &str, turn: &Request, request: &Request) {
+    let mut held = hold(app, turn).await;
+    let before = backend.requests().len();
+    let answer = Client::connect(app.addr()).await.call(request).await;
+    assert_eq!(
+        answer.text(),
+        r#"{"stopped":true}"#,
+        "{name}: {request:?} stops the turn"
+    );
+    let answer = held.answer().await;
+    assert!(!answer.whole, "{name}: the turn was aborted: {answer:?}");
+    assert_eq!(
+        backend.requests().len(),
+        before,
+        "{name}: the backend doesn't get {request:?}"
+    );
 }
 
 // === presets as text ===
