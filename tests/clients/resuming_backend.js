@@ -23,9 +23,13 @@ function sessionOf(id) {
 async function gate(id, signal) {
   const session = sessionOf(id);
   if (session.free > 0) return (session.free -= 1), !signal?.aborted;
-  const opened = new Promise((next) => session.waiting.push(next));
-  const left = new Promise((next) => signal?.addEventListener("abort", () => next(false)));
-  return Promise.race([opened, left]);
+  return new Promise((next) => {
+    session.waiting.push(next);
+    signal?.addEventListener("abort", () => {
+      session.waiting = session.waiting.filter((other) => other !== next);
+      next(false);
+    });
+  });
 }
 
 function go(id) {

@@ -14,7 +14,7 @@ function Chat() {
   const answers = chat.messages.filter((message) => message.role === "assistant");
   const texts = answers.map(({ parts }) => parts.map((part) => part.text ?? "").join(""));
   const stop = () => {
-    void fetch(`${api}/${encodeURIComponent(id)}/stop`, { method: "POST" });
+    window.stopped = fetch(`${api}/${encodeURIComponent(id)}/stop`, { method: "POST" }).then((answer) => answer.json());
     void chat.stop();
   };
   return createElement(

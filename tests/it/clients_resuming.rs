@@ -188,7 +188,7 @@ async fn openai_for_python_gets_the_answer_of_the_turn_whose_connection_broke() 
         );
     }
     assert_eq!(
-        saw["streamed"]["error"], "RemoteProtocolError",
+        saw["streamed"]["error"], "APIConnectionError",
         "the caller of a stream gets the error"
     );
 }

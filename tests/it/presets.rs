@@ -4,10 +4,11 @@
 //! The tests read a turn's route and key in Redis, while its response is kept open.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use seriatim::config::Config;
-use seriatim::config::presets::PRESETS;
+use seriatim::config::presets::{PRESETS, Preset};
+use seriatim::config::{Config, OnMissing, Route, SessionAction};
 
 use crate::support::app::App;
 use crate::support::backend::{Backend, event};
@@ -551,10 +552,10 @@ fn cases(preset: &str) -> Vec<Case> {
         ],
         "vercel-ai-resume" => {
             // A client of the SDK encodes an id for a path.
-            let (stream, stop) = ("/api/chat/c%2F1/stream", "/api/chat/c%2F1/stop");
-            let turn = r#"{"id": "c/1", "messages": []}"#;
-            let again = r#"{"id": "c/1", "message": {}, "trigger": "regenerate-message"}"#;
-            let (route, key) = ("vercel-ai-resume", "unknown:c/1");
+            let (stream, stop) = ("/api/chat/c%401/stream", "/api/chat/c%401/stop");
+            let turn = r#"{"id": "c@1", "messages": []}"#;
+            let again = r#"{"id": "c@1", "message": {}, "trigger": "regenerate-message"}"#;
+            let (route, key) = ("vercel-ai-resume", "unknown:c@1");
             vec![
                 locked(json("/api/chat", turn), route, key),
                 locked(json("/api/chat", again), route, key),
@@ -994,6 +995,55 @@ fn presets_are_listed_and_a_wrong_name_gets_a_suggestion() {
     assert!(
         message.contains("'langgraph'"),
         "the error names the unknown preset: {message}"
+    );
+}
+
+#[test]
+fn options_next_to_a_preset_apply_to_the_routes_that_have_a_use_for_them() {
+    let config = read(
+        "[[routes]]\npreset = \"vercel-ai-resume\"\nuser_id = [\"{header:x-user}\"]\non_missing = \"reject\"\n\
+         key = \"chat:{user_id}:{session_id}\"\nkeep_alive = \"15s\"\nblocking = true\ninterrupt = true\n\
+         once = [\"{header:x-once}\"]\nwhen = { \"{body:/a}\" = [\"b\"] }\nbusy = { status = 409 }\n\
+         attach_ended = true\n",
+    );
+    let [turn, attach, delete, stop] = &config.routes[..] else {
+        panic!("the preset has four routes: {config}");
+    };
+    let of = |route: &Route| route.turn.clone().expect("it has a session");
+    for route in [turn, attach, delete, stop] {
+        let (name, config) = (&route.name, of(route));
+        assert_eq!(
+            (config.user_id[0].to_string(), config.lock.on_missing),
+            ("{header:x-user}".to_owned(), OnMissing::Reject),
+            "{name}: who may attach or stop is who could have sent the turn"
+        );
+        assert_eq!(
+            config.lock.key.to_string(),
+            "chat:{user_id}:{session_id}",
+            "{name}: all are about one lock"
+        );
+        let is_turn = config.action() == SessionAction::Turn;
+        assert_eq!(
+            (!route.when.is_empty(), !config.once.is_empty()),
+            (is_turn, is_turn),
+            "{name}: only a turn has such a body, and is repeated"
+        );
+    }
+    let seconds = Some(Duration::from_secs(15));
+    let kept_alive = [turn, attach, delete, stop].map(|route| of(route).lock.keep_alive);
+    assert_eq!(
+        kept_alive,
+        [seconds, seconds, None, None],
+        "those that have event streams keep them alive"
+    );
+    assert!(
+        of(attach).attach_ended,
+        "the user's option replaces the preset's"
+    );
+    let printed = Preset::find("vercel-ai-resume").expect("it is one").toml;
+    assert!(
+        printed.contains("attach_ended = false"),
+        "which is another one"
     );
 }
 
