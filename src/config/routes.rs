@@ -249,7 +249,7 @@ impl TurnConfig {
         if !turn.lock.options.blocking {
             turn.lock.check_waiting(table);
         }
-        turn.lock.check_keep_alive(table);
+        turn.lock.check_queue_events(table);
         turn.check_ids(table);
         turn.check_action(table);
         turn.check_once(table);
