@@ -157,6 +157,18 @@ async function stopped(context, front) {
   return { ...saw, next: await shown(one), turns: await seen("stopped") };
 }
 
+// Each new answer to one message is a turn, though the bodies of the last two requests are the same.
+async function regenerated(context, front) {
+  const page = await open(context, front, CHAT, "again");
+  for (const button of ["#send", "#again", "#again"]) {
+    await page.click(button);
+    await shows(page, "Hel");
+    await go("again");
+    await finish("again", [page]);
+  }
+  return { shows: await shown(page), turns: await seen("again"), came: front.came() };
+}
+
 async function eventSource(context, front) {
   const page = await context.newPage();
   await page.goto(`${front.url}/empty`);
@@ -202,7 +214,7 @@ async function main() {
   const executablePath = process.env.SERIATIM_TEST_CHROMIUM;
   const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
   const saw = {};
-  for (const scene of [undisturbed, reloaded, twoTabs, stopped, eventSource]) {
+  for (const scene of [undisturbed, reloaded, twoTabs, stopped, regenerated, eventSource]) {
     const context = await browser.newContext();
     saw[scene.name] = await scene(context, front);
     await context.close();

@@ -78,7 +78,7 @@ class Cutting:
 
 
 def chat(line, session, key="key", **options):
-    client = openai.OpenAI(base_url=f"{line.url}/v1", api_key="k", max_retries=2)
+    client = openai.OpenAI(base_url=f"{line.url}/v1", api_key="k", max_retries=2, timeout=10)
     return client.chat.completions.create(
         model="test",
         messages=[{"role": "user", "content": "hi"}],

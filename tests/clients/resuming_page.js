@@ -24,6 +24,7 @@ function Chat() {
     createElement("p", { id: "status" }, chat.status),
     createElement("button", { id: "send", onClick: () => chat.sendMessage({ text: "hi" }) }),
     createElement("button", { id: "stop", onClick: stop }),
+    createElement("button", { id: "again", onClick: () => chat.regenerate() }),
   );
 }
 

@@ -93,6 +93,15 @@ async fn pages_in_a_browser_go_on_where_they_were() {
         "which is of one turn"
     );
     assert_stopped(&saw["stopped"]);
+    let again = &saw["regenerated"];
+    assert_eq!(
+        (&again["shows"], &again["turns"]),
+        (
+            &json!([ANSWER]),
+            &json!([{"end": "whole"}, {"end": "whole"}, {"end": "whole"}])
+        ),
+        "a regenerated answer is a turn of its own, and no repeat"
+    );
     assert_event_source(&saw["eventSource"]);
 }
 
