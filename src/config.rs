@@ -18,7 +18,7 @@ pub use limits::{Limits, Timeouts};
 use listen::{ListenAddress, TlsConfig, TlsFiles};
 pub use lock::{
     EventName, EventNameError, LockConfig, NestedCalls, OnDisconnect, OnMalformed, OnMissing,
-    OnRepeat, StreamKind,
+    OnRepeat, SessionAction, StreamKind,
 };
 pub use log::{LogConfig, LogFormat, LogIds};
 use option::{Options, options};
@@ -26,7 +26,7 @@ use problem::{Problem, Problems, path_in};
 use reader::{ConfigTable, ConfigValue, Variables};
 pub use replay::{OverLimit, ReplayConfig};
 use routes::Inherited;
-pub use routes::{Route, SessionAction, TurnConfig};
+pub use routes::{Route, TurnConfig};
 pub use store::{OnError, StoreAddress, StoreConfig};
 pub use templates::Condition;
 use trace::TracingConfig;
@@ -276,7 +276,22 @@ impl Config {
             remarks.push("tracing.otlp uses HTTP, and 4317 is the usual port for gRPC; the port for HTTP is usually 4318");
         }
         let remarks = remarks.into_iter().map(|remark| Problem::new("", remark));
+        let remarks = remarks.chain(self.observation_remark());
         self.warnings.iter().cloned().chain(remarks).collect()
+    }
+
+    /// Says which options for waiting turns have no effect, because the turns are only observed.
+    fn observation_remark(&self) -> Option<Problem> {
+        let observes = |turn: &TurnConfig| turn.lock.options.blocking && !turn.lock.options.enforce;
+        let observing = self.routes.iter();
+        let observing = observing.filter(|route| route.turn.as_ref().is_some_and(observes));
+        let names: Vec<_> = observing.map(|route| quoted(&route.name)).collect();
+        let remark = format!(
+            "enforce = false on {}: no turn waits there, so blocking, interrupt and queue_events have no \
+             effect until enforce is true",
+            names.join(", ")
+        );
+        (!names.is_empty()).then(|| Problem::new("", remark))
     }
 }
 
@@ -376,8 +391,8 @@ impl Config {
         if !lock.options.blocking && !self.turns().any(waits) {
             lock.check_waiting(&lock_table);
         }
-        if self.keeps_clients().is_none() {
-            lock.check_keep_alive(&lock_table);
+        if !self.turns().any(|turn| turn.lock.keeps_waiting_clients()) {
+            lock.check_queue_events(&lock_table);
         }
         if self.turns().all(|turn| turn.once.is_empty()) {
             lock.check_once_for(&lock_table);

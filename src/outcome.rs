@@ -110,6 +110,8 @@ outcomes! {
     UpstreamUnreachable: Refused = "upstream_unreachable",
     /// The backend's response isn't valid HTTP, or could be read in two ways.
     UpstreamMalformed: Refused = "upstream_malformed",
+    /// The backend's response was no event stream, and its client had got the head of one while the turn waited.
+    NotAnEventStream: Refused = "not_an_event_stream",
     /// The backend's response did not begin in time.
     UpstreamTimeout: Refused = "upstream_timeout",
     /// The store gave no reply, or an error.

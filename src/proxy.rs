@@ -4,14 +4,16 @@
 //! whatever way, needs no code of its own here. What this file leaves out: how each step works.
 
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONNECTION};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, Version};
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Either, Full};
 use tokio_util::task::TaskTracker;
 
@@ -73,8 +75,20 @@ mod stream;
 mod tunnel;
 
 /// The body of a turn's own response: of an error response, or of the backend's response with the turn's lock.
-/// Or, for a request that is no turn, of the answer of one.
-pub type TurnBody = Either<Full<Bytes>, Either<GuardedBody, Box<ViewerBody>>>;
+/// Or, for a request that reads the answer of another turn, of that.
+pub type TurnBody = Either<Full<Bytes>, SentBody>;
+
+/// The body of a response that a backend has sent.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every response has the large one, and a box would be an allocation for each"
+)]
+pub enum SentBody {
+    /// To this request.
+    Own(GuardedBody),
+    /// To another request, whose turn it was.
+    Viewed(Box<ViewerBody>),
+}
 
 /// The body of a response: of a turn's own response, or of one that began before it.
 pub type ProxyBody = Either<TurnBody, Box<WaitingBody>>;
@@ -288,7 +302,10 @@ impl Proxy {
                 self.respond(client, *answered, record).await
             }
             Err(refusal) => {
-                let mut response = refusal.response(&format, language);
+                let mut response = match record.is_early() {
+                    true => Response::new(refusal.event(&format, language)),
+                    false => refusal.response(&format, language),
+                };
                 if let Some(origin) = &origin {
                     let headers = response.headers_mut();
                     self.cors.add_to(headers, origin, record.route_name());
@@ -488,6 +505,35 @@ impl Proxy {
     /// The limits of a body that takes memory, or that holds a lock.
     fn holder_limits(&self) -> BodyLimits {
         BodyLimits::for_holder(&self.config.timeouts, &self.config.limits)
+    }
+}
+
+impl Body for SentBody {
+    type Data = Bytes;
+    type Error = ResponseAborted;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseAborted>>> {
+        match &mut *self {
+            Self::Own(body) => Pin::new(body).poll_frame(cx),
+            Self::Viewed(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(body) => body.is_end_stream(),
+            Self::Viewed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(body) => body.size_hint(),
+            Self::Viewed(body) => body.size_hint(),
+        }
     }
 }
 

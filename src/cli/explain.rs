@@ -317,17 +317,24 @@ impl ExplainReport<'_> {
 
     /// What `keep_alive` of the route does for the client.
     fn kept_text(&self, lines: &mut Vec<String>) {
-        let Some(interval) = self.turn().and_then(|turn| turn.lock.keep_alive) else {
+        let Some(lock) = self.turn().map(|turn| &turn.lock) else {
             return;
+        };
+        let Some(interval) = lock.keep_alive else {
+            return;
+        };
+        let notice = match &lock.queue_events {
+            Some(name) => format!("an event {name}"),
+            None => "a comment".into(),
         };
         let interval = humantime::format_duration(interval);
         let waiting = self.explained.keeps_client.map(|kept| match kept {
             KeptClient::Kept => {
-                format!("while it waits: an event stream begins, with a comment every {interval}")
+                format!("while it waits: an event stream begins, with {notice} every {interval}")
             }
             KeptClient::ReadsNoEvents => {
-                "while it waits: its client gets nothing, because the header accept has no \
-                 text/event-stream (or write stream = \"sse\")"
+                "while it waits: its client gets nothing, because the header accept does not ask \
+                 for text/event-stream (or write stream = \"sse\")"
                     .into()
             }
             KeptClient::HasNoBody => {

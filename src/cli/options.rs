@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use serde_json::{Value, json};
 
 use super::terminal::width;
@@ -16,7 +17,7 @@ use crate::config::reference::{Change, DefaultValue, Section, Setting, sections}
 pub(super) struct OptionsArgs {
     /// Only options whose name starts with this, as `store` or `lock.block`; if there is none, options
     /// whose name contains it
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     name: Option<String>,
     /// All options as Markdown, as in docs/configuration.md
     #[arg(long, conflicts_with_all = ["name", "json"])]

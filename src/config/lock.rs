@@ -91,10 +91,10 @@ options! {
         keep_alive: Option<Duration> = None, Optional(DurationIn(MS * 100..=HOUR)),
             unset "never", example "\"15s\"", Live;
         /// Which requests read an event stream: `accept`: those whose `accept` header has `text/event-stream`; `sse`:
-        /// all of the route. Used with `keep_alive`.
+        /// all of the route. It matters with `keep_alive`.
         stream: StreamKind = StreamKind::Accept, word(), example "\"sse\"", Live;
         /// The name of the event that tells a waiting client its place, in place of a comment, for a front end of your
-        /// own: the clients of OpenAI, AG-UI and the AI SDK break at it. Used with `keep_alive`.
+        /// own: the clients of OpenAI, AG-UI and the AI SDK break at it. Used with `keep_alive` and `blocking`.
         queue_events: Option<EventName> = None, Optional(text("event name", EventName::parse)),
             unset "a comment", example "\"seriatim.queue\"", Live;
         /// What a repeat of a turn gets that waits or runs: `reject` refuses it with 409 `duplicate_turn`; `attach`
@@ -178,6 +178,17 @@ words! {
     }
 }
 
+/// What a request of a route does that has a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionAction {
+    /// It is a turn: it takes the lock.
+    Turn,
+    /// It reads the answer of a turn.
+    Attach,
+    /// It stops the turn that runs.
+    Stop,
+}
+
 /// The name of an event in an event stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventName(Box<str>);
@@ -192,9 +203,6 @@ pub struct EventNameError;
 /// The shortest lease. The margin (see `deadline::margin`) and a slow command would use up a shorter one.
 const SHORTEST_LEASE: Duration = Duration::from_millis(200);
 
-/// The options that are used only with `keep_alive`.
-const FOR_KEEP_ALIVE: [&str; 2] = ["stream", "queue_events"];
-
 /// The option that is used only with `once` and `replay`.
 pub(super) const ON_REPEAT: &str = "on_repeat";
 
@@ -203,6 +211,9 @@ pub(super) const ONCE_FOR: &str = "once_for";
 
 /// The options that are used only with `blocking = true`.
 const FOR_WAITERS: [&str; 3] = ["blocking_timeout", "interrupt", "max_waiters"];
+
+/// The options of `[lock]` that say which session a request is for. They are used whatever the request does.
+const FOR_ALL_ACTIONS: [&str; 3] = ["key", "on_malformed", "on_missing"];
 
 impl EventName {
     /// Reads a name. A line break would end the event's line, and a space at its beginning is not part of it (WHATWG
@@ -221,6 +232,17 @@ impl EventName {
 impl fmt::Display for EventName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl SessionAction {
+    /// Whether such a request uses this option of `[lock]`.
+    pub(super) fn uses(self, key: &str) -> bool {
+        match self {
+            Self::Turn => true,
+            Self::Attach => FOR_ALL_ACTIONS.contains(&key) || key == "keep_alive",
+            Self::Stop => FOR_ALL_ACTIONS.contains(&key),
+        }
     }
 }
 
@@ -272,7 +294,11 @@ impl LockConfig {
     pub(super) fn show_used(&self) -> Vec<(&'static str, String)> {
         let (mut shown, mut options) = (self.show(), self.options.show());
         options.retain(|(key, _)| self.options.blocking || !FOR_WAITERS.contains(key));
-        shown.retain(|(key, _)| self.keep_alive.is_some() || !FOR_KEEP_ALIVE.contains(key));
+        shown.retain(|(key, _)| match *key {
+            "stream" => self.keep_alive.is_some(),
+            "queue_events" => self.keeps_waiting_clients(),
+            _ => true,
+        });
         if self.on_disconnect.is_none() {
             let used = word().show(&self.on_disconnect());
             let place = shown.iter().position(|(key, _)| *key == "replay");
@@ -294,24 +320,38 @@ impl LockConfig {
         }
     }
 
-    /// Reports options of `table` for event streams that are not kept alive, unless they have their defaults.
-    pub(super) fn check_keep_alive(&self, table: &ConfigTable<'_>) {
-        for key in FOR_KEEP_ALIVE {
-            let is_used = self.keep_alive.is_some() || !self.differs_from_default(key);
-            if table.wrote(key) && !is_used {
-                let why =
-                    "is used only with keep_alive: write keep_alive = \"15s\" too, or leave it out";
-                table.note(key, why);
-            }
-        }
-    }
-
     /// Reports `on_repeat` of `table` where no turn joins another, unless it has its default.
     pub(super) fn check_on_repeat(&self, table: &ConfigTable<'_>) {
-        if table.wrote(ON_REPEAT) && self.differs_from_default(ON_REPEAT) {
+        // A preset's user can't edit the preset's.
+        let is_own = table.wrote(ON_REPEAT) && table.blamed(ON_REPEAT, &[]) == ON_REPEAT;
+        if is_own && self.differs_from_default(ON_REPEAT) {
             let why = "is used only with once of a route and replay = true: write both too, or leave it out";
             table.note(ON_REPEAT, why);
         }
+    }
+
+    /// Whether a turn may wait for long enough that its client gets comments, or events in their place. A turn that is
+    /// only observed will, once `enforce` is true.
+    pub fn keeps_waiting_clients(&self) -> bool {
+        let longest = self.options.blocking_timeout.unwrap_or(Duration::MAX);
+        self.options.blocking && self.keep_alive.is_some_and(|interval| interval < longest)
+    }
+
+    /// Reports `queue_events` of `table` where no client is kept while its turn waits. `stream` is not reported: it says
+    /// what clients read, kept or not, and presets have it.
+    pub(super) fn check_queue_events(&self, table: &ConfigTable<'_>) {
+        const KEY: &str = "queue_events";
+        if !table.wrote(KEY) || self.queue_events.is_none() || self.keeps_waiting_clients() {
+            return;
+        }
+        let why = match self.keep_alive {
+            None => "is used only with keep_alive: write keep_alive = \"15s\" too, or leave it out",
+            Some(_) => {
+                "is used only where a turn waits for longer than keep_alive: write blocking = true, and a \
+                 keep_alive below blocking_timeout, or leave it out"
+            }
+        };
+        table.note(KEY, why);
     }
 
     /// Reports `once_for` of `table` where no turn has a once id, unless it has its default.

@@ -36,6 +36,7 @@ pub struct RouteMetrics {
     first_byte: OnceLock<Histogram>,
     early: OnceLock<Counter>,
     replays: [OnceLock<Counter>; ReplayKind::ALL.len()],
+    comments: OnceLock<Counter>,
     turns: AtomicU64,
 }
 
@@ -68,6 +69,7 @@ pub(super) struct RouteFamilies {
     first_byte: Family<RouteLabels, Histogram, fn() -> Histogram>,
     early: Family<RouteLabels, Counter>,
     replays: Family<ReplayLabels, Counter>,
+    comments: Family<RouteLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -142,6 +144,7 @@ impl RouteMetrics {
             first_byte: OnceLock::new(),
             early: OnceLock::new(),
             replays: [const { OnceLock::new() }; ReplayKind::ALL.len()],
+            comments: OnceLock::new(),
             turns: AtomicU64::new(0),
         }
     }
@@ -153,8 +156,17 @@ impl RouteMetrics {
 
     /// Counts a response that begins while its turn waits.
     pub fn response_began_early(&self) {
-        let counter = self.early.get_or_init(|| {
-            self.families.early.get_or_create_owned(&RouteLabels {
+        self.count(&self.early, &self.families.early);
+    }
+
+    /// Counts a comment that keeps a client, or an event in its place.
+    pub fn comment_sent(&self) {
+        self.count(&self.comments, &self.families.comments);
+    }
+
+    fn count(&self, counter: &OnceLock<Counter>, family: &Family<RouteLabels, Counter>) {
+        let counter = counter.get_or_init(|| {
+            family.get_or_create_owned(&RouteLabels {
                 route: Arc::clone(&self.name),
             })
         });
@@ -236,6 +248,7 @@ impl RouteFamilies {
             first_byte: Family::new_with_constructor(first_bytes),
             early: Family::default(),
             replays: Family::default(),
+            comments: Family::default(),
         };
         registry.register(
             "requests",
@@ -266,6 +279,11 @@ impl RouteFamilies {
             "replays",
             "Requests that read the answer of another request's turn: live (it runs), kept (it has ended)",
             Family::clone(&families.replays),
+        );
+        registry.register(
+            "keep_alive_comments",
+            "Comments, and events in their place, that kept clients while nothing else was sent",
+            Family::clone(&families.comments),
         );
         Arc::new(families)
     }

@@ -168,7 +168,7 @@ impl TurnLock<'_> {
             }
             record.response_began_early(self.config.timeouts.idle_stream);
             early.want(WaitingTurn {
-                client: record.client.clone(),
+                comments: record.comments().clone(),
                 interval,
                 event: self.turn.lock.queue_events.clone(),
                 place: Arc::clone(place),

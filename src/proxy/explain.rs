@@ -225,10 +225,10 @@ fn unmet_by_head(route: &Route, head: &Parts, has_body: bool) -> UnmetCondition 
     }
 }
 
-/// Whether a turn with this head may get a response while it waits; `None`: no turn of its route waits, or the route
-/// has no `keep_alive`.
+/// Whether a turn with this head may get a response while it waits; `None`: no turn of its route waits for so long, or
+/// the route has no `keep_alive`.
 fn kept_client(lock: &LockConfig, head: &Parts) -> Option<KeptClient> {
-    let is_kept = lock.keep_alive.is_some() && lock.options.enforce && lock.options.blocking;
+    let is_kept = lock.keeps_waiting_clients() && lock.options.enforce;
     is_kept.then(|| {
         if head.method == Method::HEAD {
             KeptClient::HasNoBody

@@ -22,11 +22,13 @@ pub(super) use busy::BusyNotice;
 pub(super) use format::ErrorFormat;
 pub(super) use language::SentenceLanguage;
 pub(super) use repeat::RepeatReason;
+pub(super) use stream_error::{StreamError, UnfitResponse};
 
 mod busy;
 mod format;
 mod language;
 mod repeat;
+mod stream_error;
 
 /// Why the proxy refuses a request.
 #[derive(Debug)]
@@ -231,23 +233,10 @@ impl Refusal {
         format: &ErrorFormat,
         language: SentenceLanguage,
     ) -> Response<Bytes> {
-        let ErrorContent {
-            status,
-            error,
-            detail,
-            retry_after,
-            notice,
-        } = self.content(language);
+        let content = self.content(language);
         let reason = self.outcome().as_str();
-        let body = ContractBody {
-            success: false,
-            error: &error,
-            detail: &detail,
-            status_code: status.as_u16(),
-            busy: notice.filter(|_| format.explains()).map(Into::into),
-        };
-        let mut response = Response::new(Bytes::from(format.body(&body, reason)));
-        *response.status_mut() = format.status(status);
+        let mut response = Response::new(content.body(format, reason));
+        *response.status_mut() = format.status(content.status);
         let length = response.body().len();
         let headers = response.headers_mut();
         headers.insert(
@@ -256,16 +245,22 @@ impl Refusal {
         );
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         headers.insert(REASON, HeaderValue::from_static(reason));
-        if let Some(seconds) = retry_after {
+        if let Some(seconds) = content.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if let Some(notice) = notice {
+        if let Some(notice) = content.notice {
             notice.add_to(headers);
         }
         if self.is_final() {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         response
+    }
+
+    /// The error for a client that has got the head of an event stream: an event.
+    pub(super) fn event(&self, format: &ErrorFormat, language: SentenceLanguage) -> Bytes {
+        let content = self.content(language);
+        content.event(format, self.outcome().as_str())
     }
 
     /// Whether the same request gets the same response again.
@@ -381,6 +376,38 @@ impl ErrorContent {
             detail,
             retry_after,
             notice: None,
+        }
+    }
+
+    /// The body of an error response. Its headers have the reason, and when to try again.
+    fn body(&self, format: &ErrorFormat, reason: &str) -> Bytes {
+        format.body(&self.contract_body(format), reason).into()
+    }
+
+    /// The error as an event, which has no headers.
+    fn event(&self, format: &ErrorFormat, reason: &str) -> Bytes {
+        let body = self.contract_body(format);
+        let retry_after = self.retry_after.filter(|_| format.explains());
+        let body = ContractBody {
+            reason: Some(reason),
+            retry_after_ms: body
+                .retry_after_ms
+                .or(retry_after.map(|seconds| seconds * 1000)),
+            ..body
+        };
+        format.event(&body, reason)
+    }
+
+    fn contract_body(&self, format: &ErrorFormat) -> ContractBody<'_> {
+        let notice = self.notice.filter(|_| format.explains());
+        ContractBody {
+            success: false,
+            error: &self.error,
+            detail: &self.detail,
+            status_code: self.status.as_u16(),
+            reason: None,
+            retry_after_ms: notice.map(BusyNotice::millis),
+            busy: notice.map(Into::into),
         }
     }
 }

@@ -19,11 +19,11 @@ use super::acquire::{RefusedLock, TurnLock};
 use super::cors::RequestOrigin;
 use super::end::End;
 use super::forward::OutgoingBody;
-use super::keep_alive::is_event_stream;
+use super::keep_alive::unfit_response;
 use super::record::RequestRecord;
 use super::refusal::Refusal;
 use super::silence::{FilledResponse, SilenceFiller};
-use super::{Proxy, TurnBody};
+use super::{Proxy, SentBody, TurnBody};
 use crate::answer::{AnswerHead, AnswerLimits, AnswerReader, AnswerWriter, SharingOptions};
 use crate::config::{Config, OnRepeat, SessionAction, TurnConfig};
 use crate::key::SessionKey;
@@ -203,7 +203,7 @@ impl Proxy {
         };
         let filler = SilenceFiller::for_response(filled, record.keep_alive(), idle_stream);
         let body = ViewerBody::new(answer.reader, answer.viewer, record, filler);
-        let mut response = Response::new(Either::Right(Either::Right(Box::new(body))));
+        let mut response = Response::new(Either::Right(SentBody::Viewed(Box::new(body))));
         *response.status_mut() = answer.head.status;
         *response.headers_mut() = headers;
         response
@@ -244,7 +244,7 @@ impl ViewedAnswer {
         let mut response = Response::new(());
         *response.status_mut() = head.status;
         response.headers_mut().clone_from(&head.headers);
-        let is_stream = is_event_stream(&response);
+        let is_stream = unfit_response(&response).is_none();
         Self {
             head,
             reader,

@@ -25,7 +25,7 @@ use super::refusal::Refusal;
 use super::silence::{FilledResponse, SilenceFiller};
 use super::stream::GuardedBody;
 use super::tunnel::TunnelEndpoints;
-use super::{Proxy, TurnBody};
+use super::{Proxy, SentBody, TurnBody};
 use crate::answer::{AnswerHead, AnswerWriter};
 use crate::config::Route;
 use crate::listen::ClientConnection;
@@ -197,7 +197,8 @@ impl Proxy {
             upgraded,
             answer,
         } = answered;
-        let (is_early, is_stream) = (record.is_early(), keep_alive::is_event_stream(&response));
+        let unfit = keep_alive::unfit_response(&response);
+        let (is_early, is_stream) = (record.is_early(), unfit.is_none());
         // Nothing of another response passes behind an early head. What is told of it follows when the turn is over,
         // even if that is so because the lock was lost.
         if let Some(deadline) = held.as_ref().and_then(LockGuard::deadline)
@@ -220,11 +221,8 @@ impl Proxy {
             return Response::from_parts(head, Either::Left(Full::default()));
         }
         let (head, body) = response.into_parts();
-        if is_early && !is_stream {
-            record.note_error(format!(
-                "no event stream, but status {}",
-                head.status.as_u16()
-            ));
+        if let Some(unfit) = unfit.filter(|_| is_early) {
+            record.note_unfit(unfit, &head.headers);
         }
         let filled = FilledResponse {
             is_stream,
@@ -234,6 +232,6 @@ impl Proxy {
         let filler = SilenceFiller::for_response(filled, record.keep_alive(), idle_stream);
         let mut body = GuardedBody::new(body, held, orphans, record, filler, answer);
         body.release_if_empty().await;
-        Response::from_parts(head, Either::Right(Either::Left(body)))
+        Response::from_parts(head, Either::Right(SentBody::Own(body)))
     }
 }

@@ -232,7 +232,7 @@ impl Body for GuardedBody {
                         match ready!(filler.poll_silent(cx)) {
                             SilentBackend::Comment => {
                                 if let Some(record) = &this.record {
-                                    record.client.on_comment();
+                                    record.comments().sent();
                                 }
                                 return Poll::Ready(Some(Ok(Frame::data(COMMENT))));
                             }

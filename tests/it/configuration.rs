@@ -325,7 +325,6 @@ on_malformed = "reject"
 nested_calls = "traceparent"
 keep_alive = "20s"
 stream = "sse"
-queue_events = "seriatim.queue"
 on_repeat = "attach"
 once_for = "1day"
 busy = { status = 409, format = "json", error = "busy", retry_after = 86400, explain = false }
@@ -351,6 +350,9 @@ replay = false
 on_missing = "reject"  # a request that names no session or no user is refused as missing_session
 on_malformed = "pass"
 nested_calls = "header"
+keep_alive = "20s"
+stream = "sse"
+queue_events = "seriatim.queue"
 busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0, explain = true }
 
 [[routes]]

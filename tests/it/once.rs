@@ -1,13 +1,22 @@
 //! Turns that are executed once: whatever happens to their requests, the backend gets one turn for each idempotency key.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures_util::future::join;
+use seriatim::key::{OnceId, SessionKey};
+use seriatim::lock::{
+    AcquireError, CallChain, LockGuard, LockOptions, LockRequest, OnLost, RepeatedState, Store as _,
+};
+use tokio::time::sleep;
 
 use crate::support::app::{App, CHAT, wait_for_queue_length};
 use crate::support::backend::{Backend, Recorded, event};
 use crate::support::bench::{Replicas, Setup, assert_error_response, hold};
 use crate::support::client::{Answer, Client, Request};
+use crate::support::faulty_store::{Call, Fault, FaultyReplica, NoReply, SESSION, TIMEOUT};
 use crate::support::redis::Redis;
 use crate::support::wait_for_async;
 
@@ -297,4 +306,163 @@ async fn a_turn_that_waited_in_a_killed_replica_is_forgotten() {
     assert!(holder.answer().await.whole, "the holder isn't disturbed");
     let served = second.expect("a repeat that waits").answer().await;
     assert_eq!(served.status, 200, "the repeat is served");
+}
+
+// === Locks without HTTP, with a clock that stands still ===
+
+const KEEP: Duration = Duration::from_secs(60);
+
+/// A turn with the once id of these tests.
+async fn acquire(replica: &FaultyReplica, blocking: bool) -> Result<LockGuard, AcquireError> {
+    let (id, nobody) = (OnceId::new("k"), CallChain::default());
+    let key = id.with_request("POST", "/once", b"x");
+    let request = LockRequest {
+        once: Some((&key, KEEP)),
+        ..LockRequest::new("route", "request", &nobody)
+    };
+    let options = LockOptions {
+        blocking,
+        ..OPTIONS
+    };
+    let session = SessionKey::literal(SESSION);
+    replica.locks.acquire(session, request, &options).await
+}
+
+const OPTIONS: LockOptions = LockOptions {
+    lock_timeout: Duration::from_secs(30),
+    extend_lock_interval: Some(Duration::from_secs(10)),
+    blocking: true,
+    blocking_timeout: None,
+    interrupt: false,
+    max_waiters: 10,
+    on_lost: OnLost::Abort,
+    settle: Duration::ZERO,
+    settle_cancelled: None,
+    enforce: true,
+};
+
+/// The state of the turn that a repeat finds; `None`: the repeat got the lock.
+async fn found(replica: &FaultyReplica) -> Option<RepeatedState> {
+    match acquire(replica, false).await {
+        Ok(_) => None,
+        Err(AcquireError::Repeated(_, first)) => Some(first.state),
+        Err(error) => panic!("a repeat gets the lock, or is refused as one: {error}"),
+    }
+}
+
+fn send(guard: &LockGuard) {
+    let flag = guard.sent_flag().expect("a turn with a once id");
+    flag.as_bool().store(true, Ordering::Relaxed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_is_remembered_however_long_it_waits_and_runs() {
+    let (_memory, a, b) = FaultyReplica::two();
+    let a = Arc::new(a);
+    let holder = b.hold(&OPTIONS).await;
+    let waiting = Arc::clone(&a);
+    let first = tokio::spawn(async move { acquire(&waiting, true).await });
+    for _ in 0..10 {
+        sleep(KEEP).await;
+        assert_eq!(found(&b).await, Some(RepeatedState::Waits));
+    }
+    holder.release().await;
+    let first = first.await.expect("no panic").expect("the lock is free");
+    send(&first);
+    match acquire(&b, false).await {
+        Err(AcquireError::Repeated(_, repeated)) => {
+            assert_eq!(repeated.turn, first.turn(), "whose answer it is");
+        }
+        other => panic!("the turn runs: {other:?}"),
+    }
+    for _ in 0..10 {
+        sleep(KEEP).await;
+        assert_eq!(found(&b).await, Some(RepeatedState::Runs));
+    }
+    first.release().await;
+    sleep(KEEP - Duration::from_millis(1)).await;
+    assert_eq!(found(&b).await, Some(RepeatedState::Ended));
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(found(&b).await, None, "it is forgotten in the end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_never_learns_that_it_has_its_lock_is_forgotten() {
+    for fault in [
+        Fault::NoReply(NoReply::TimedOut),
+        Fault::NoReply(NoReply::ConnectionBroke),
+        Fault::LateCommand(TIMEOUT * 2),
+    ] {
+        let (_memory, a, b) = FaultyReplica::two();
+        a.store.fail(Call::Acquire, fault);
+        let refused = acquire(&a, false).await;
+        assert!(matches!(refused, Err(AcquireError::Store(_))), "{fault:?}");
+        let is_free = async || found(&b).await.is_none();
+        wait_for_async(is_free, "the turn is forgotten").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_whose_release_is_lost_has_ended_when_it_arrives() {
+    let (_memory, a, b) = FaultyReplica::two();
+    let first = acquire(&a, false).await.expect("the lock is free");
+    send(&first);
+    a.store.fail(Call::Release, Fault::Lost);
+    drop(first);
+    sleep(OPTIONS.lock_timeout * 2).await;
+    assert_eq!(found(&b).await, Some(RepeatedState::InDoubt));
+    a.store.heal();
+    let has_ended = async || found(&b).await == Some(RepeatedState::Ended);
+    wait_for_async(has_ended, "the release arrives").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_of_a_turn_to_itself_with_its_own_key_would_deadlock() {
+    let (_memory, a, b) = FaultyReplica::two();
+    let first = acquire(&a, false).await.expect("the lock is free");
+    let key = OnceId::new("k").with_request("POST", "/once", b"x");
+    let callers = CallChain::default().called_by(first.tag());
+    let request = LockRequest {
+        once: Some((&key, KEEP)),
+        ..LockRequest::new("route", "request", &callers)
+    };
+    let session = SessionKey::literal(SESSION);
+    let call = b.locks.acquire(session, request, &OPTIONS).await;
+    assert!(
+        matches!(call, Err(AcquireError::WouldDeadlock(_))),
+        "{call:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_whose_id_another_turn_has_by_now_gives_its_place_back() {
+    let (memory, a, b) = FaultyReplica::two();
+    let (a, b) = (Arc::new(a), Arc::new(b));
+    let holder = b.hold(&OPTIONS).await;
+    let begin = |replica: &Arc<FaultyReplica>| {
+        let replica = Arc::clone(replica);
+        tokio::spawn(async move { acquire(&replica, true).await })
+    };
+    let waiters = async || {
+        let keys = [SessionKey::literal(SESSION)];
+        let found = memory.inspect(&keys, true).await;
+        found.expect("the memory answers")[0].queue.len()
+    };
+    let first = begin(&a);
+    wait_for_async(async || waiters().await == 1, "the first turn waits").await;
+    // It keeps its place, and can't renew its record.
+    a.store.fail(Call::Acquire, Fault::NotSent);
+    sleep(KEEP + OPTIONS.lock_timeout).await;
+    let second = begin(&b);
+    wait_for_async(async || waiters().await == 2, "the second turn waits").await;
+    a.store.heal();
+    let refused = first.await.expect("no panic");
+    assert!(
+        matches!(refused, Err(AcquireError::Repeated(..))),
+        "{refused:?}"
+    );
+    wait_for_async(async || waiters().await == 1, "one place is left").await;
+    holder.release().await;
+    let second = second.await.expect("no panic");
+    assert!(second.is_ok(), "the second turn is served: {second:?}");
 }

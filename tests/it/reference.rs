@@ -40,7 +40,11 @@ impl Text {
                 .with(TURNS, "replay", "true")
                 .with("routes", "attach", "true"),
             ("replay", _) => text.with("lock", "replay", "true"),
-            ("lock", "stream" | "queue_events") => text.with("lock", "keep_alive", "\"15s\""),
+            ("lock", "stream") => text.with("lock", "keep_alive", "\"15s\""),
+            ("lock", "queue_events") => {
+                let text = text.with("lock", "keep_alive", "\"15s\"");
+                text.with("lock", "blocking", "true")
+            }
             ("", "upstream_ca_file") => text.with("", "upstream", "\"https://agent.example\""),
             ("tls", _) => {
                 let (cert, key) = (file("tls/cert.pem"), file("tls/key.pem"));

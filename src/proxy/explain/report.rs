@@ -35,7 +35,7 @@ pub struct ExplainedRequest {
 pub enum KeptClient {
     /// After `keep_alive`.
     Kept,
-    /// Its `accept` header names no event stream, and the route has `stream = "accept"`.
+    /// Its `accept` header asks for no event stream, and the route has `stream = "accept"`.
     ReadsNoEvents,
     /// The response to its method has no body.
     HasNoBody,

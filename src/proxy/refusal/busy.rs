@@ -61,7 +61,8 @@ impl BusyNotice {
         }
     }
 
-    fn millis(self) -> u64 {
+    /// After how many milliseconds the client should try again.
+    pub(super) fn millis(self) -> u64 {
         u64::try_from(self.retry_after.as_millis()).unwrap_or(u64::MAX)
     }
 
@@ -75,7 +76,6 @@ impl BusyNotice {
 impl From<BusyNotice> for BusyMembers {
     fn from(notice: BusyNotice) -> Self {
         Self {
-            retry_after_ms: notice.millis(),
             busy_since: notice.since(),
             queue: notice.session.map(|session| session.waiters),
         }
@@ -138,7 +138,7 @@ mod tests {
             );
             assert_eq!(
                 json!(BusyMembers::from(notice)),
-                json!({"retry_after_ms": 0, "busy_since": null, "queue": queue}),
+                json!({"busy_since": null, "queue": queue}),
                 "a member whose value isn't known is null: {session:?}"
             );
         }

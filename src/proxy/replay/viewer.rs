@@ -115,6 +115,7 @@ impl Body for ViewerBody {
                     match ready!(filler.poll_silent(cx)) {
                         SilentBackend::Comment => {
                             record.client.on_comment();
+                            record.comments().sent();
                             return Poll::Ready(Some(Ok(Frame::data(COMMENT))));
                         }
                         SilentBackend::End => {

@@ -253,6 +253,7 @@ fn minus_one_is_the_last_element_of_an_array() {
     stands!(r#"{"m":[{"id":1},{"ID":2}]}"#, "/m/-1/id" => AMBIGUOUS, "a name in another case");
     stands!(r#"{"m":[{"id":1}],"m":[{"id":1}]}"#, "/m/-1/id" => AMBIGUOUS, "two arrays");
     stands!(r#"[{"id":1,"id":2},{"id":3}]"#, "/-1/id" => Found("3"), "a list as the body has a last element");
+    stands!(r#"[{"-1":1},{"id":3}]"#, "/-1/id" => Found("3"), "which isn't a member of its requests");
     assert!(
         pick(br#"{"m":[1,{"a":}]}"#, &parsed(&["/m/-1"])).is_err(),
         "no JSON"
