@@ -1,7 +1,7 @@
 """What it costs to keep answers with `replay`, on loopback: CPU and memory of the proxy and of Redis.
 
     python3 benches/replay.py target/release/seriatim                   # about four minutes
-    python3 benches/replay.py target/release/seriatim --streams 20 --many 50 --events 60
+    python3 benches/replay.py target/release/seriatim --streams 20 --many 50 --events 61
 
 Each stream is a turn with a session of its own, to which the backend sends events of 100 bytes at a fixed rate. In each
 case, the script waits until all clients and all viewers have the first event. Then the backend sends the rest, and the
@@ -181,7 +181,7 @@ async def connect(port, method, sessions):
     readers = []
     for n in sessions:
         head = f"{method} /chat HTTP/1.1\r\nhost: x\r\nx-session: s{n}\r\naccept: text/event-stream\r\n"
-        request = f"{head}{'content-length: 0' if method == 'POST' else 'x-a: b'}\r\n\r\n".encode()
+        request = (head + ("content-length: 0\r\n\r\n" if method == "POST" else "\r\n")).encode()
         readers.append(Reader(port, request))
         if len(readers) % 100 == 0:
             await all_have(readers, 1)
