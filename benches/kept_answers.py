@@ -1,7 +1,7 @@
 """What it costs to keep answers with `replay`, on loopback: CPU and memory of the proxy and of Redis.
 
-    python3 benches/replay.py target/release/seriatim                   # about four minutes
-    python3 benches/replay.py target/release/seriatim --streams 20 --many 50 --events 61
+    python3 benches/kept_answers.py target/release/seriatim                   # about four minutes
+    python3 benches/kept_answers.py target/release/seriatim --streams 20 --many 50 --events 61
 
 Each stream is a turn with a session of its own, to which the backend sends events of 100 bytes at a fixed rate. In each
 case, the script waits until all clients and all viewers have the first event. Then the backend sends the rest, and the
