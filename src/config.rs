@@ -18,7 +18,7 @@ pub use limits::{Limits, Timeouts};
 use listen::{ListenAddress, TlsConfig, TlsFiles};
 pub use lock::{
     EventName, EventNameError, LockConfig, NestedCalls, OnDisconnect, OnMalformed, OnMissing,
-    OnRepeat, StreamKind,
+    OnRepeat, SessionAction, StreamKind,
 };
 pub use log::{LogConfig, LogFormat, LogIds};
 use option::{Options, options};
@@ -26,7 +26,7 @@ use problem::{Problem, Problems, path_in};
 use reader::{ConfigTable, ConfigValue, Variables};
 pub use replay::{OverLimit, ReplayConfig};
 use routes::Inherited;
-pub use routes::{Route, SessionAction, TurnConfig};
+pub use routes::{Route, TurnConfig};
 pub use store::{OnError, StoreAddress, StoreConfig};
 pub use templates::Condition;
 use trace::TracingConfig;

@@ -178,6 +178,17 @@ words! {
     }
 }
 
+/// What a request of a route does that has a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionAction {
+    /// It is a turn: it takes the lock.
+    Turn,
+    /// It reads the answer of a turn.
+    Attach,
+    /// It stops the turn that runs.
+    Stop,
+}
+
 /// The name of an event in an event stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventName(Box<str>);
@@ -201,6 +212,9 @@ pub(super) const ONCE_FOR: &str = "once_for";
 /// The options that are used only with `blocking = true`.
 const FOR_WAITERS: [&str; 3] = ["blocking_timeout", "interrupt", "max_waiters"];
 
+/// The options of `[lock]` that say which session a request is for. They are used whatever the request does.
+const FOR_ALL_ACTIONS: [&str; 3] = ["key", "on_malformed", "on_missing"];
+
 impl EventName {
     /// Reads a name. A line break would end the event's line, and a space at its beginning is not part of it (WHATWG
     /// HTML, "Parsing an event stream").
@@ -218,6 +232,17 @@ impl EventName {
 impl fmt::Display for EventName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl SessionAction {
+    /// Whether such a request uses this option of `[lock]`.
+    pub(super) fn uses(self, key: &str) -> bool {
+        match self {
+            Self::Turn => true,
+            Self::Attach => FOR_ALL_ACTIONS.contains(&key) || key == "keep_alive",
+            Self::Stop => FOR_ALL_ACTIONS.contains(&key),
+        }
     }
 }
 
@@ -297,7 +322,9 @@ impl LockConfig {
 
     /// Reports `on_repeat` of `table` where no turn joins another, unless it has its default.
     pub(super) fn check_on_repeat(&self, table: &ConfigTable<'_>) {
-        if table.wrote(ON_REPEAT) && self.differs_from_default(ON_REPEAT) {
+        // A preset's user can't edit the preset's.
+        let is_own = table.wrote(ON_REPEAT) && table.blamed(ON_REPEAT, &[]) == ON_REPEAT;
+        if is_own && self.differs_from_default(ON_REPEAT) {
             let why = "is used only with once of a route and replay = true: write both too, or leave it out";
             table.note(ON_REPEAT, why);
         }

@@ -3,7 +3,7 @@
 //! Invariant: `preset = "NAME"` means the same as the text of the preset in its place. So a preset
 //! can do nothing that a configuration can't, and `seriatim presets NAME` shows all of it.
 
-use super::lock::LockConfig;
+use super::lock::{LockConfig, SessionAction};
 use super::option::{Options, options};
 use super::pattern::{PathPattern, PatternError};
 use super::problem::nearest;
@@ -20,7 +20,7 @@ pub struct Preset {
 }
 
 /// All presets, by name.
-pub const PRESETS: [Preset; 21] = [
+pub const PRESETS: [Preset; 22] = [
     preset("a2a", include_str!("presets/a2a.toml")),
     preset("adk", include_str!("presets/adk.toml")),
     preset("ag-ui", include_str!("presets/ag-ui.toml")),
@@ -45,6 +45,10 @@ pub const PRESETS: [Preset; 21] = [
     ),
     preset("rasa", include_str!("presets/rasa.toml")),
     preset("vercel-ai", include_str!("presets/vercel-ai.toml")),
+    preset(
+        "vercel-ai-resume",
+        include_str!("presets/vercel-ai-resume.toml"),
+    ),
 ];
 
 options! {
@@ -86,6 +90,16 @@ const NOTE: &str = "# Note: ";
 /// The options of a user's entry that don't override those of a preset's route without a lock, in
 /// addition to the options of `[lock]`.
 const FOR_LOCKED_ROUTES: [&str; 5] = ["session_id", "user_id", "once", "busy", "when"];
+
+/// The options of a user's entry that don't override those of a preset's route whose requests attach to a turn or
+/// stop one, in addition to the options of `[lock]` that such a route has no use for.
+const FOR_TURNS: [&str; 3] = ["once", "busy", "when"];
+
+/// The option of a user's entry that overrides only that of a preset's routes whose requests attach.
+const FOR_ATTACHING: &str = "attach_ended";
+
+/// The options in which a preset's routes for turns, and those that attach to them or stop them, differ.
+const OWN_OF_ACTIONS: [&str; 2] = ["methods", "session_id"];
 
 /// A route's `busy` overrides `[busy]`, and so the preset's: a sentence of the user leaves the preset's
 /// format as it is. A status is for its format.
@@ -159,6 +173,7 @@ pub(super) fn expand(mut table: ConfigTable<'_>) -> Vec<RouteTable<'_>> {
     }
     let routes = PresetTable::routes(preset.toml);
     let is_complete = check_paths(&table, preset, &routes, entry.prefix.as_deref());
+    let attaches = check_actions(&table, preset, &routes);
     let prefix = entry.prefix.filter(|_| is_complete);
     let name = table.take("name").and_then(ConfigValue::string);
     let merged = routes.into_iter().map(|mut route| {
@@ -175,7 +190,7 @@ pub(super) fn expand(mut table: ConfigTable<'_>) -> Vec<RouteTable<'_>> {
         }
         let locks = route.take_bool("lock").unwrap_or(true);
         let without = match locks {
-            true => Vec::new(),
+            true => unused_by(action(&route), attaches),
             false => [&FOR_LOCKED_ROUTES[..], &LockConfig::keys()].concat(),
         };
         RouteTable {
@@ -185,6 +200,47 @@ pub(super) fn expand(mut table: ConfigTable<'_>) -> Vec<RouteTable<'_>> {
         }
     });
     merged.collect()
+}
+
+/// What the requests of a preset's route do.
+fn action(route: &PresetTable) -> SessionAction {
+    match (route.is_true("attach"), route.is_true("stop")) {
+        (true, _) => SessionAction::Attach,
+        (false, true) => SessionAction::Stop,
+        (false, false) => SessionAction::Turn,
+    }
+}
+
+/// The options of a user's entry that don't override those of a preset's route with this action. `attaches`: a route
+/// of the preset attaches.
+fn unused_by(action: SessionAction, attaches: bool) -> Vec<&'static str> {
+    let mut keys = LockConfig::keys();
+    keys.retain(|key| !action.uses(key));
+    if action != SessionAction::Turn {
+        keys.extend(FOR_TURNS);
+    }
+    if action != SessionAction::Attach && attaches {
+        keys.push(FOR_ATTACHING);
+    }
+    keys
+}
+
+/// Whether a route of the preset attaches. Reports options that would replace what tells the preset's routes apart.
+fn check_actions(table: &ConfigTable<'_>, preset: Preset, routes: &[PresetTable]) -> bool {
+    let attaches = routes
+        .iter()
+        .any(|route| action(route) == SessionAction::Attach);
+    for key in OWN_OF_ACTIONS {
+        if attaches && table.has(key) {
+            let why = format!(
+                "the preset's routes differ in it: replace this entry by the output of `seriatim presets {}`, and \
+                 change it there",
+                preset.name
+            );
+            table.note(key, why);
+        }
+    }
+    attaches
 }
 
 /// Whether the paths of the preset's routes are known. Reports a `prefix` and a `path` that can't be

@@ -6,7 +6,7 @@
 use http::{HeaderName, HeaderValue, Method};
 
 use super::busy::BusyConfig;
-use super::lock::LockConfig;
+use super::lock::{LockConfig, SessionAction};
 use super::option::{Change, DefaultValue, Options, Setting, options};
 use super::pattern::{HostPattern, PathPattern};
 use super::presets::{RouteEntry, RouteTable};
@@ -98,17 +98,6 @@ options! {
     }
 }
 
-/// What a request of a route does that has a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SessionAction {
-    /// It is a turn: it takes the lock.
-    Turn,
-    /// It reads the answer of a turn.
-    Attach,
-    /// It stops the turn that runs.
-    Stop,
-}
-
 /// What a route takes from other sections.
 pub(super) struct Inherited<'c> {
     /// The options of `[store]`.
@@ -121,9 +110,6 @@ pub(super) struct Inherited<'c> {
 
 /// A table of headers and their values.
 struct Headers;
-
-/// The options of `[lock]` that say which session a request is for. They are used whatever the request does.
-const FOR_ALL_ACTIONS: [&str; 3] = ["key", "on_malformed", "on_missing"];
 
 /// The methods that a misspelt one may be meant for.
 const USUAL_METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
@@ -278,11 +264,7 @@ impl TurnConfig {
 
     /// Whether the route uses this option of `[lock]`.
     pub(super) fn uses(&self, key: &str) -> bool {
-        match self.action() {
-            SessionAction::Turn => true,
-            SessionAction::Attach => FOR_ALL_ACTIONS.contains(&key) || key == "keep_alive",
-            SessionAction::Stop => FOR_ALL_ACTIONS.contains(&key),
-        }
+        self.action().uses(key)
     }
 
     /// Reports options of turns on a route whose requests are none.

@@ -6,10 +6,11 @@
 use std::fmt;
 
 use super::Config;
+use super::lock::SessionAction;
 use super::lock::{ON_REPEAT, ONCE_FOR};
 use super::option::Options;
 use super::reader;
-use super::routes::{Route, SessionAction};
+use super::routes::Route;
 use super::store::StoreConfig;
 use super::value_kind::inline_table;
 

@@ -10,6 +10,7 @@ mod buffering;
 mod changing_passwords;
 mod check_mistakes;
 mod clients;
+mod clients_resuming;
 mod clients_waiting;
 mod command_line;
 mod commands_per_turn;

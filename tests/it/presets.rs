@@ -4,10 +4,11 @@
 //! The tests read a turn's route and key in Redis, while its response is kept open.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use seriatim::config::Config;
-use seriatim::config::presets::PRESETS;
+use seriatim::config::presets::{PRESETS, Preset};
+use seriatim::config::{Config, OnMissing, Route, SessionAction};
 
 use crate::support::app::App;
 use crate::support::backend::{Backend, event};
@@ -34,20 +35,40 @@ fn uuid_in_another_spelling() -> String {
 /// A request, and how a preset treats it.
 struct Case {
     request: Request,
-    /// The route and the key of the lock; `None` means that the request takes no lock.
-    lock: Option<(&'static str, &'static str)>,
+    treatment: Treatment,
+}
+
+/// What a preset does with a request.
+#[derive(Clone, Copy)]
+enum Treatment {
+    /// It takes the lock with this key, on the route with this name.
+    Locks(&'static str, &'static str),
+    /// It is forwarded without a lock.
+    Forwards,
+    /// It attaches to the turn of the first case, on the route with this name.
+    Attaches(&'static str),
+    /// It stops the turn of the first case, on the route with this name.
+    Stops(&'static str),
 }
 
 fn locked(request: Request, route: &'static str, key: &'static str) -> Case {
-    let lock = Some((route, key));
-    Case { request, lock }
+    let treatment = Treatment::Locks(route, key);
+    Case { request, treatment }
 }
 
 fn free(request: Request) -> Case {
-    Case {
-        request,
-        lock: None,
-    }
+    let treatment = Treatment::Forwards;
+    Case { request, treatment }
+}
+
+fn attaches(request: Request, route: &'static str) -> Case {
+    let treatment = Treatment::Attaches(route);
+    Case { request, treatment }
+}
+
+fn stops(request: Request, route: &'static str) -> Case {
+    let treatment = Treatment::Stops(route);
+    Case { request, treatment }
 }
 
 fn post(path: &str) -> Request {
@@ -552,6 +573,22 @@ fn cases(preset: &str) -> Vec<Case> {
             free(json("/api/chat/c1/stop", "{}")),
             free(Request::new("DELETE", "/api/chat?id=c1")),
         ],
+        "vercel-ai-resume" => {
+            // A client of the SDK encodes an id for a path.
+            let (stream, stop) = ("/api/chat/c%401/stream", "/api/chat/c%401/stop");
+            let turn = r#"{"id": "c@1", "messages": []}"#;
+            let again = r#"{"id": "c@1", "message": {}, "trigger": "regenerate-message"}"#;
+            let (route, key) = ("vercel-ai-resume", "unknown:c@1");
+            vec![
+                locked(json("/api/chat", turn), route, key),
+                locked(json("/api/chat", again), route, key),
+                attaches(Request::get(stream), "vercel-ai-resume-attach"),
+                stops(json(stop, "{}"), "vercel-ai-resume-stop"),
+                stops(Request::new("DELETE", stream), "vercel-ai-resume-delete"),
+                free(Request::new("DELETE", "/api/chat?id=c1")),
+                free(Request::get("/api/chat")),
+            ]
+        }
         unknown => panic!("each preset has cases: {unknown}"),
     }
 }
@@ -790,54 +827,127 @@ async fn each_preset_locks_its_turns_and_forwards_the_rest() {
         let app = App::on_redis(&backend, &redis, &config);
         let cases = cases(name);
         for case in &cases {
-            let Some((route, key)) = case.lock else {
-                continue;
-            };
-            let held = hold(&app, &case.request).await;
-            assert_eq!(
-                lock(&redis).await,
-                Some((route.to_owned(), format!("lock:session:{key}"))),
-                "{name}: the route and the key of {:?}",
-                case.request
-            );
-            let again = case.request.clone().header("x-test-script", "plain:no");
-            let again = Client::connect(app.addr()).await.call(&again).await;
-            assert_eq!(
-                again.header("x-seriatim-error"),
-                Some("session_busy"),
-                "{name}: the session is busy: {again:?}"
-            );
-            finish(&backend, held).await;
+            if let Treatment::Locks(route, key) = case.treatment {
+                assert_locks(&app, &backend, &redis, name, &case.request, (route, key)).await;
+            }
         }
         let held = hold(&app, &cases[0].request).await;
-        for case in cases.iter().filter(|case| case.lock.is_none()) {
-            let before = backend.requests().len();
-            let answer = Client::connect(app.addr()).await.call(&case.request).await;
-            assert_eq!(
-                (answer.status, answer.header("x-seriatim-error")),
-                (200, None),
-                "{name}: forwarded while a turn runs: {:?}",
-                case.request
-            );
-            let got = backend.requests();
-            assert_eq!(
-                got[before].header("x-seriatim-fence"),
-                None,
-                "{name}: takes no lock: {:?}",
-                case.request
-            );
+        for case in &cases {
+            if let Treatment::Forwards = case.treatment {
+                assert_forwards(&app, &backend, name, &case.request).await;
+            }
         }
         finish(&backend, held).await;
-        let routes: BTreeSet<_> = cases.iter().filter_map(|case| Some(case.lock?.0)).collect();
+        for case in &cases {
+            match case.treatment {
+                Treatment::Attaches(_) => {
+                    assert_attaches(&app, &backend, name, &cases[0].request, &case.request).await;
+                }
+                Treatment::Stops(_) => {
+                    assert_stops(&app, &backend, name, &cases[0].request, &case.request).await;
+                }
+                Treatment::Locks(..) | Treatment::Forwards => {}
+            }
+        }
+        let routes = cases.iter().filter_map(|case| match case.treatment {
+            Treatment::Locks(route, _) | Treatment::Attaches(route) | Treatment::Stops(route) => {
+                Some(route)
+            }
+            Treatment::Forwards => None,
+        });
+        let routes: BTreeSet<_> = routes.collect();
         let config = read(&config);
         let all = config.routes.iter().filter(|route| route.turn.is_some());
         assert_eq!(
             routes,
             all.map(|route| &*route.name).collect(),
-            "{name}: each locking route has a case"
+            "{name}: each route with a session has a case"
         );
         app.stop().await;
     }
+}
+
+async fn assert_locks(
+    app: &App,
+    backend: &Backend,
+    redis: &Redis,
+    name: &str,
+    request: &Request,
+    (route, key): (&str, &str),
+) {
+    let held = hold(app, request).await;
+    assert_eq!(
+        lock(redis).await,
+        Some((route.to_owned(), format!("lock:session:{key}"))),
+        "{name}: the route and the key of {request:?}"
+    );
+    let again = request.clone().header("x-test-script", "plain:no");
+    let again = Client::connect(app.addr()).await.call(&again).await;
+    assert_eq!(
+        again.header("x-seriatim-error"),
+        Some("session_busy"),
+        "{name}: the session is busy: {again:?}"
+    );
+    finish(backend, held).await;
+}
+
+/// Asserts that a request is forwarded without a lock; to be called while a turn runs.
+async fn assert_forwards(app: &App, backend: &Backend, name: &str, request: &Request) {
+    let before = backend.requests().len();
+    let answer = Client::connect(app.addr()).await.call(request).await;
+    assert_eq!(
+        (answer.status, answer.header("x-seriatim-error")),
+        (200, None),
+        "{name}: forwarded while a turn runs: {request:?}"
+    );
+    let got = backend.requests();
+    assert_eq!(
+        got[before].header("x-seriatim-fence"),
+        None,
+        "{name}: takes no lock: {request:?}"
+    );
+}
+
+async fn assert_attaches(
+    app: &App,
+    backend: &Backend,
+    name: &str,
+    turn: &Request,
+    request: &Request,
+) {
+    let held = hold(app, turn).await;
+    let mut viewer = Client::connect(app.addr()).await;
+    viewer.send(request).await;
+    viewer.read_until(&event(0)).await;
+    finish(backend, held).await;
+    let answer = viewer.answer().await;
+    assert!(
+        answer.whole && answer.status == 200,
+        "{name}: the whole answer of the turn: {answer:?}"
+    );
+    let later = Client::connect(app.addr()).await.call(request).await;
+    assert_eq!(
+        later.status, 204,
+        "{name}: a page has an answer that has ended: {later:?}"
+    );
+}
+
+async fn assert_stops(app: &App, backend: &Backend, name: &str, turn: &Request, request: &Request) {
+    let mut held = hold(app, turn).await;
+    let before = backend.requests().len();
+    let answer = Client::connect(app.addr()).await.call(request).await;
+    assert_eq!(
+        answer.text(),
+        r#"{"stopped":true}"#,
+        "{name}: {request:?} stops the turn"
+    );
+    let answer = held.answer().await;
+    assert!(!answer.whole, "{name}: the turn was aborted: {answer:?}");
+    assert_eq!(
+        backend.requests().len(),
+        before,
+        "{name}: the backend doesn't get {request:?}"
+    );
 }
 
 // === presets as text ===
@@ -908,6 +1018,55 @@ fn presets_are_listed_and_a_wrong_name_gets_a_suggestion() {
     assert!(
         message.contains("'langgraph'"),
         "the error names the unknown preset: {message}"
+    );
+}
+
+#[test]
+fn options_next_to_a_preset_apply_to_the_routes_that_have_a_use_for_them() {
+    let config = read(
+        "[[routes]]\npreset = \"vercel-ai-resume\"\nuser_id = [\"{header:x-user}\"]\non_missing = \"reject\"\n\
+         key = \"chat:{user_id}:{session_id}\"\nkeep_alive = \"15s\"\nblocking = true\ninterrupt = true\n\
+         once = [\"{header:x-once}\"]\nwhen = { \"{body:/a}\" = [\"b\"] }\nbusy = { status = 409 }\n\
+         attach_ended = true\n",
+    );
+    let [turn, attach, delete, stop] = &config.routes[..] else {
+        panic!("the preset has four routes: {config}");
+    };
+    let of = |route: &Route| route.turn.clone().expect("it has a session");
+    for route in [turn, attach, delete, stop] {
+        let (name, config) = (&route.name, of(route));
+        assert_eq!(
+            (config.user_id[0].to_string(), config.lock.on_missing),
+            ("{header:x-user}".to_owned(), OnMissing::Reject),
+            "{name}: who may attach or stop is who could have sent the turn"
+        );
+        assert_eq!(
+            config.lock.key.to_string(),
+            "chat:{user_id}:{session_id}",
+            "{name}: all are about one lock"
+        );
+        let is_turn = config.action() == SessionAction::Turn;
+        assert_eq!(
+            (!route.when.is_empty(), !config.once.is_empty()),
+            (is_turn, is_turn),
+            "{name}: only a turn has such a body, and is repeated"
+        );
+    }
+    let seconds = Some(Duration::from_secs(15));
+    let kept_alive = [turn, attach, delete, stop].map(|route| of(route).lock.keep_alive);
+    assert_eq!(
+        kept_alive,
+        [seconds, seconds, None, None],
+        "those that have event streams keep them alive"
+    );
+    assert!(
+        of(attach).attach_ended,
+        "the user's option replaces the preset's"
+    );
+    let printed = Preset::find("vercel-ai-resume").expect("it is one").toml;
+    assert!(
+        printed.contains("attach_ended = false"),
+        "which is another one"
     );
 }
 

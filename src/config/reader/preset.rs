@@ -48,6 +48,11 @@ impl PresetTable {
         self.0.insert(key.into(), text.into());
     }
 
+    /// Whether `key` is true.
+    pub fn is_true(&self, key: &str) -> bool {
+        self.0.get(key).and_then(Value::to_bool) == Some(true)
+    }
+
     /// Takes a boolean out of the table.
     pub fn take_bool(&mut self, key: &str) -> Option<bool> {
         self.0.remove(key)?.to_bool()
