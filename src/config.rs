@@ -35,6 +35,7 @@ use upstream::{TrustedCas, UpstreamHost, UpstreamProtocol};
 use value_kind::{Optional, quoted, text, word, words};
 
 pub mod admin;
+mod attaching;
 mod busy;
 mod cors;
 mod errors;
@@ -277,6 +278,7 @@ impl Config {
         }
         let remarks = remarks.into_iter().map(|remark| Problem::new("", remark));
         let remarks = remarks.chain(self.observation_remark());
+        let remarks = remarks.chain(self.attaching_remarks());
         self.warnings.iter().cloned().chain(remarks).collect()
     }
 
@@ -451,21 +453,6 @@ impl Config {
                 None => ("name", quoted(&route.name)),
             };
             root.note_as(&format!("routes[{entry}].{key}"), value, why);
-        }
-    }
-
-    /// Reports routes whose requests attach to answers that no route keeps.
-    fn check_attaching(&self, root: &ConfigTable<'_>, entries: &[usize]) {
-        for (entry, route) in entries.iter().zip(&self.routes) {
-            let Some(turn) = route.turn.as_ref().filter(|turn| turn.attach) else {
-                continue;
-            };
-            let keeps = |other: &TurnConfig| other.lock.replay && other.lock.key == turn.lock.key;
-            if !self.turns().any(keeps) {
-                let why = "finds no answer: no route with the same `key` keeps its answers; write replay = true into \
-                           the route of the turns";
-                root.note_as(&format!("routes[{entry}].attach"), "true".into(), why);
-            }
         }
     }
 

@@ -245,7 +245,7 @@ impl LocksCommand {
                 } else {
                     let key = plain(dequeued.key.as_str());
                     print(format!(
-                        "request {} no longer waits for {key}",
+                        "took request {} out of the queue of {key}",
                         plain(request)
                     ));
                 }
