@@ -264,7 +264,16 @@ impl Config {
     pub fn remarks(&self) -> Vec<Problem> {
         let mut remarks = Vec::new();
         if self.store.url == StoreAddress::Memory {
-            remarks.push("locks are in the memory of this process and protect one replica only; for more replicas set store.url");
+            remarks.push(match self.keeps_answers() {
+                true => {
+                    "locks and answers are in the memory of this process: its locks protect one replica only, and only \
+                     this replica can send its answers again; for more replicas set store.url"
+                }
+                false => {
+                    "locks are in the memory of this process and protect one replica only; for more replicas set \
+                     store.url"
+                }
+            });
         }
         if self.admin.token_file.is_none() && !self.admin.listen.ip().to_canonical().is_loopback() {
             remarks.push("admin.listen can be reached from other machines and admin.token_file isn't set: only /livez, /readyz and /metrics are answered; set admin.token_file to see and release locks");

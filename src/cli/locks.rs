@@ -87,7 +87,8 @@ struct LockChange {
 
 #[derive(Debug, Args)]
 struct LockSelector {
-    /// The user id, as the client sends it
+    /// The user id, as the client sends it; `unknown` for requests that name no user, unless `user_id` of the route says
+    /// otherwise
     #[arg(
         required_unless_present = "key",
         requires = "session",
@@ -109,7 +110,8 @@ struct LockSelector {
 
 #[derive(Debug, Args)]
 struct WaiterSelector {
-    /// The user id, the session id and the request id, which `locks show` prints; with --key, only the request id
+    /// The user id (`unknown` for requests that name no user), the session id and the request id, which `locks show`
+    /// prints; with --key, only the request id
     #[arg(
         required = true,
         num_args = 1..=3,

@@ -65,7 +65,7 @@ impl Config {
         is_open.then(|| {
             format!(
                 "its user_id is the same for everybody, so everybody who knows the id of a session reads its answer: \
-                 write user_id = [\"{{header:x-user-id}}\"], if a gateway writes this header, into {} too",
+                 write user_id = [\"{{header:x-user-id}}\"] into it and into {}, if a gateway writes this header",
                 quoted(&first)
             )
         })
