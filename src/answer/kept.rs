@@ -232,6 +232,11 @@ impl AnswerState {
         while !data.is_empty() {
             let room = BLOCK - self.tail.len();
             let (now, later) = data.split_at(data.len().min(room));
+            // By itself, a buffer doubles from whatever size came first, and a full block would take up to two.
+            let needed = (self.tail.len() + now.len()).next_power_of_two();
+            if self.tail.capacity() < needed {
+                self.tail.reserve(needed - self.tail.len());
+            }
             self.tail.extend_from_slice(now);
             if self.tail.len() == BLOCK {
                 self.blocks.push_back(take(&mut self.tail).freeze());
