@@ -30,7 +30,8 @@ use crate::lock::operator::{
 /// Options of `seriatim locks`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit codes: 0 done, also if the lock was free already; 1 not done, because the store can't be \
+    after_help = "The user of requests that name none is `unknown`, unless `user_id` of their route says otherwise.\n\n\
+                  Exit codes: 0 done, also if the lock was free already; 1 not done, because the store can't be \
                   reached, another turn holds the lock now, there is no turn to interrupt, it did not stop in time, \
                   or the request no longer waits; 2 wrong arguments; 78 invalid configuration. Every change is logged on standard \
                   error."
