@@ -201,6 +201,7 @@ const OF_SIBLINGS: &[(&str, &str)] = &[
     ("replay", "crate::proxy::keep_alive::unfit_response"),
     ("replay", "crate::proxy::record::RequestRecord"),
     ("replay", "crate::proxy::refusal::Refusal"),
+    ("replay", "crate::proxy::refusal::UnfitResponse"),
     ("replay", "crate::proxy::silence"),
     ("replay", "crate::proxy::stream::ResponseAborted"),
     ("respond", "crate::proxy::body_timer::BodyLimits"),
