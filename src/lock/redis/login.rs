@@ -5,25 +5,22 @@
 
 use std::sync::Arc;
 
-use redis::aio::{MultiplexedConnection, PubSub, PubSubStream};
-use redis::{
-    AsyncConnectionConfig, ErrorKind, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError,
-    RedisResult, Value,
-};
+use redis::aio::{PubSub, PubSubStream};
+use redis::{Cmd, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError, RedisResult, Value};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::address::RedisAddress;
 use super::error::{not_executed, not_sent, server_error};
 use super::node::{NodeRole, RedisNode, ServerHello};
+use super::pipelined::PipelinedConnection;
 use super::reauth::LoginKeeper;
 use super::stream;
-use super::write_buffer::WriteBuffer;
 use crate::lock::StoreError;
 
 /// A connection that has logged in.
 pub(super) struct NodeConnection {
-    pub(super) connection: MultiplexedConnection,
+    pub(super) connection: PipelinedConnection,
     /// The task that reads and writes. It ends when the connection is lost, and the connection with it.
     pub(super) driver: JoinHandle<()>,
     /// Whether the server sends messages over this connection. Otherwise they need a connection of their own.
@@ -33,7 +30,7 @@ pub(super) struct NodeConnection {
 }
 
 /// Connects to a server, logs in, and checks that the server can be used in this role. `on_push` gets what the
-/// server sends without being asked; it gives whether anybody wants it.
+/// server sends without being asked.
 ///
 /// # Errors
 /// When there is no connection, the login fails, or the server is of another kind. The text says what to do.
@@ -41,7 +38,7 @@ pub(super) async fn open(
     address: &RedisAddress,
     node: &RedisNode,
     role: NodeRole,
-    on_push: impl Fn(PushInfo) -> bool + Send + Sync + 'static,
+    on_push: impl Fn(PushInfo) + Clone + Send + Unpin + 'static,
     give_up: Instant,
 ) -> Result<NodeConnection, StoreError> {
     let login = match role {
@@ -53,33 +50,23 @@ pub(super) async fn open(
         option: password_option(role),
         reason: error.to_string().into(),
     })?;
-    let config = new_config().set_push_sender(move |info| match on_push(info) {
-        true => Ok(()),
-        false => Err(redis::aio::SendError),
-    });
     let failed = |error: RedisError| login_error(address, node, role, &error);
-    let connected = connect(address, node, &login, config, give_up).await?;
-    let has_messages = !matches!(&connected, Err(error) if lacks_resp3(error));
-    let (mut connection, driver) = match has_messages {
-        true => connected.map_err(failed)?,
-        false => {
-            tracing::debug!(store = %node.label, "the server has no RESP3: connecting with RESP2");
-            let bare = RedisConnectionInfo::default()
-                .set_protocol(ProtocolVersion::RESP2)
-                .set_skip_set_lib_name();
-            let connected = connect(address, node, &bare, new_config(), give_up).await?;
-            connected.map_err(failed)?
-        }
-    };
+    let (mut connection, mut driver) = connect(address, node, on_push.clone(), give_up).await?;
+    let hello = connection.send(&hello(&login), give_up).await;
+    let has_messages = !matches!(&hello, Err(error) if lacks_resp3(error));
     if has_messages {
-        let hello = connection.send_packed_command(&redis::cmd("HELLO")).await;
-        let hello = hello.and_then(Value::extract_error);
-        let hello = hello.map_err(|error| not_executed(&node.label, &error))?;
-        let checked = ServerHello::from_reply(&hello).check(role, node);
+        let hello = ServerHello::from_reply(&hello.map_err(failed)?);
+        let checked = hello.check(role, node);
         checked.map_err(|reason| not_sent(&node.label, &reason))?;
     } else {
-        log_in(&mut connection, &login).await.map_err(failed)?;
+        tracing::debug!(store = %node.label, "the server has no RESP3: connecting with RESP2");
+        // It may have closed the connection.
+        (connection, driver) = connect(address, node, on_push, give_up).await?;
+        let authenticated = authenticate(&connection, &login, give_up).await;
+        authenticated.map_err(failed)?;
     }
+    let prepared = set_up(&connection, &login, give_up).await;
+    prepared.map_err(failed)?;
     let keeper = match role {
         NodeRole::Sentinel => address.sentinel_login_keeper(&login, &node.label),
         _ => address.login_keeper(&login, &node.label),
@@ -120,25 +107,61 @@ pub(super) async fn subscribe(
     subscribed.map_err(|error| not_executed(&node.label, &error))
 }
 
-/// Opens a stream, and logs in if `login` has a protocol, a password or a database that needs it. The inner result is
-/// that of the login.
 async fn connect(
     address: &RedisAddress,
     node: &RedisNode,
-    login: &RedisConnectionInfo,
-    config: AsyncConnectionConfig,
+    on_push: impl Fn(PushInfo) + Send + Unpin + 'static,
     give_up: Instant,
-) -> Result<RedisResult<(MultiplexedConnection, JoinHandle<()>)>, StoreError> {
-    let stream = WriteBuffer::new(stream::open(address, node, give_up).await?);
-    let connected = MultiplexedConnection::new_with_config(login, stream, config).await;
-    Ok(connected.map(|(connection, driver)| (connection, tokio::spawn(driver))))
+) -> Result<(PipelinedConnection, JoinHandle<()>), StoreError> {
+    let stream = stream::open(address, node, give_up).await?;
+    let (connection, driver) = PipelinedConnection::new(stream, on_push);
+    Ok((connection, tokio::spawn(driver)))
 }
 
-fn new_config() -> AsyncConnectionConfig {
-    AsyncConnectionConfig::new()
-        // Each caller has its own timeout, which includes the wait for a connection.
-        .set_response_timeout(None)
-        .set_connection_timeout(None)
+/// Asks for RESP3, and logs in.
+fn hello(login: &RedisConnectionInfo) -> Cmd {
+    let mut hello = redis::cmd("HELLO");
+    hello.arg("3");
+    if let Some(password) = login.password() {
+        let user = login.username().unwrap_or("default");
+        hello.arg("AUTH").arg(user).arg(password);
+    }
+    hello
+}
+
+/// Logs in to a server that doesn't know HELLO.
+async fn authenticate(
+    connection: &PipelinedConnection,
+    login: &RedisConnectionInfo,
+    give_up: Instant,
+) -> RedisResult<()> {
+    let Some(password) = login.password() else {
+        return Ok(());
+    };
+    let mut auth = redis::cmd("AUTH");
+    auth.arg(login.username()).arg(password);
+    connection.send(&auth, give_up).await.map(drop)
+}
+
+/// Names the program for `CLIENT LIST`, and selects the database. A server without `CLIENT SETINFO` does without it.
+async fn set_up(
+    connection: &PipelinedConnection,
+    login: &RedisConnectionInfo,
+    give_up: Instant,
+) -> RedisResult<()> {
+    let mut commands = redis::pipe();
+    for (name, value) in [
+        ("LIB-NAME", env!("CARGO_PKG_NAME")),
+        ("LIB-VER", env!("CARGO_PKG_VERSION")),
+    ] {
+        commands.cmd("CLIENT").arg("SETINFO").arg(name).arg(value);
+    }
+    if login.db() != 0 {
+        commands.cmd("SELECT").arg(login.db());
+    }
+    let replies = connection.send_all(&commands, give_up).await?;
+    let selected = replies.into_iter().nth(2).unwrap_or(Value::Okay);
+    selected.extract_error().map(drop)
 }
 
 /// Whether a server refused the login because it does not know HELLO, or not protocol 3. Proxies have their own words
@@ -146,26 +169,8 @@ fn new_config() -> AsyncConnectionConfig {
 fn lacks_resp3(error: &RedisError) -> bool {
     let detail = error.detail().unwrap_or_default().to_ascii_lowercase();
     let names_hello = || detail.contains("unknown command") || detail.contains("hello");
-    error.kind() == ErrorKind::RESP3NotSupported
-        || error.code() == Some("NOPROTO")
+    error.code() == Some("NOPROTO")
         || error.code() == Some("ERR") && names_hello()
-}
-
-/// Logs in without HELLO. The redis crate would do so too, but leaves out the kind of an error.
-async fn log_in(
-    connection: &mut MultiplexedConnection,
-    login: &RedisConnectionInfo,
-) -> RedisResult<()> {
-    if let Some(password) = login.password() {
-        let mut auth = redis::cmd("AUTH");
-        auth.arg(login.username()).arg(password);
-        auth.exec_async(connection).await?;
-    }
-    if login.db() != 0 {
-        let mut select = redis::cmd("SELECT");
-        select.arg(login.db()).exec_async(connection).await?;
-    }
-    Ok(())
 }
 
 /// The option that names the file with the password for a server in this role.
@@ -263,7 +268,7 @@ mod tests {
         let endpoint = RedisEndpoint::at("127.0.0.1".into(), port, false).expect("an endpoint");
         let node = RedisNode::new(endpoint, 0);
         let give_up = Instant::now() + address.timeout;
-        let opening = open(address, &node, role, |_| false, give_up);
+        let opening = open(address, &node, role, |_| {}, give_up);
         let mut first = String::new();
         let serving = async {
             let (mut stream, _) = listener.accept().await.expect("a connection");
@@ -368,7 +373,7 @@ mod tests {
             ),
             (NodeRole::Master, "store.password_file: /nowhere/password "),
         ] {
-            let opened = open(&address, &node, role, |_| false, Instant::now()).await;
+            let opened = open(&address, &node, role, |_| {}, Instant::now()).await;
             let error = opened.err().expect("no login").to_string();
             assert!(error.contains(option), "{error}");
         }
