@@ -52,21 +52,19 @@ pub(super) async fn open(
     })?;
     let failed = |error: RedisError| login_error(address, node, role, &error);
     let (mut connection, mut driver) = connect(address, node, on_push.clone(), give_up).await?;
-    let hello = connection.send(&hello(&login), give_up).await;
-    let has_messages = !matches!(&hello, Err(error) if lacks_resp3(error));
+    let said = log_in(&connection, hello(&login), &login, give_up).await;
+    let has_messages = !matches!(&said, Err(error) if lacks_resp3(error));
     if has_messages {
-        let hello = ServerHello::from_reply(&hello.map_err(failed)?);
+        let hello = ServerHello::from_reply(&said.map_err(failed)?);
         let checked = hello.check(role, node);
         checked.map_err(|reason| not_sent(&node.label, &reason))?;
     } else {
         tracing::debug!(store = %node.label, "the server has no RESP3: connecting with RESP2");
         // It may have closed the connection.
         (connection, driver) = connect(address, node, on_push, give_up).await?;
-        let authenticated = authenticate(&connection, &login, give_up).await;
-        authenticated.map_err(failed)?;
+        let said = log_in(&connection, auth(&login), &login, give_up).await;
+        said.map_err(failed)?;
     }
-    let prepared = set_up(&connection, &login, give_up).await;
-    prepared.map_err(failed)?;
     let keeper = match role {
         NodeRole::Sentinel => address.sentinel_login_keeper(&login, &node.label),
         _ => address.login_keeper(&login, &node.label),
@@ -129,39 +127,45 @@ fn hello(login: &RedisConnectionInfo) -> Cmd {
     hello
 }
 
-/// Logs in to a server that doesn't know HELLO.
-async fn authenticate(
-    connection: &PipelinedConnection,
-    login: &RedisConnectionInfo,
-    give_up: Instant,
-) -> RedisResult<()> {
+/// Logs in to a server that doesn't know HELLO. Without a password, only shows that the server is there.
+fn auth(login: &RedisConnectionInfo) -> Cmd {
     let Some(password) = login.password() else {
-        return Ok(());
+        return redis::cmd("PING");
     };
     let mut auth = redis::cmd("AUTH");
     auth.arg(login.username()).arg(password);
-    connection.send(&auth, give_up).await.map(drop)
+    auth
 }
 
-/// Names the program for `CLIENT LIST`, and selects the database. A server without `CLIENT SETINFO` does without it.
-async fn set_up(
+/// Sends the first command, names the program for `CLIENT LIST`, and selects the database. Gives the
+/// first reply.
+///
+/// # Errors
+/// When the server refuses the first command or the database, or doesn't reply until `give_up`.
+async fn log_in(
     connection: &PipelinedConnection,
+    first: Cmd,
     login: &RedisConnectionInfo,
     give_up: Instant,
-) -> RedisResult<()> {
+) -> RedisResult<Value> {
     let mut commands = redis::pipe();
+    commands.add_command(first);
+    let has_database = login.db() != 0;
+    if has_database {
+        commands.cmd("SELECT").arg(login.db());
+    }
+    // A server without this command does without it.
     for (name, value) in [
         ("LIB-NAME", env!("CARGO_PKG_NAME")),
         ("LIB-VER", env!("CARGO_PKG_VERSION")),
     ] {
         commands.cmd("CLIENT").arg("SETINFO").arg(name).arg(value);
     }
-    if login.db() != 0 {
-        commands.cmd("SELECT").arg(login.db());
-    }
-    let replies = connection.send_all(&commands, give_up).await?;
-    let selected = replies.into_iter().nth(2).unwrap_or(Value::Okay);
-    selected.extract_error().map(drop)
+    let mut replies = connection.send_all(&commands, give_up).await?.into_iter();
+    let said = replies.next().unwrap_or(Value::Nil).extract_error()?;
+    let selected = replies.next().filter(|_| has_database);
+    selected.unwrap_or(Value::Nil).extract_error()?;
+    Ok(said)
 }
 
 /// Whether a server refused the login because it does not know HELLO, or not protocol 3. Proxies have their own words
