@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use super::format::INSTANCE_FORMAT;
 use crate::key::SessionKey;
+use crate::timestamp::{self, Precision};
 
 /// The value of a held lock: one line of JSON that tells a reader who holds the lock. Scripts only
 /// compare it for equality. Cheap to clone.
@@ -248,7 +249,7 @@ impl ClaimIssuer {
 
     fn token(&self, number: u64, turn: Option<ClaimId>, route: &str, request: &str) -> Token {
         // By this machine's clock; nothing is decided by it.
-        let since = humantime::format_rfc3339_millis(SystemTime::now());
+        let since = SystemTime::now();
         let mut value = String::with_capacity(224);
         value.push_str(&self.token_prefix);
         // Writing to a string can't fail.
@@ -259,7 +260,9 @@ impl ClaimIssuer {
         }
         push_member(&mut value, ",\"route\":", route);
         push_member(&mut value, ",\"request\":", request);
-        let _ = write!(value, ",\"since\":\"{since}\"}}");
+        value.push_str(",\"since\":\"");
+        timestamp::push(&mut value, since, Precision::Millis);
+        value.push_str("\"}");
         Token(value.into())
     }
 }

@@ -71,6 +71,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "metrics",
             "outcome",
             "redact",
+            "timestamp",
             "trace",
         ],
     ),
@@ -91,13 +92,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "pem_files",
             "redact",
             "secret",
+            "timestamp",
         ],
     ),
     // A secret's file is looked at when the configuration is read, and read when it is asked for.
     // Of lock, the options of `[lock]`, which it reads.
     ("config", &["key", "lock", "pem_files", "secret"]),
     ("secret", &[]),
-    ("logging", &[]),
+    ("logging", &["timestamp"]),
+    ("timestamp", &[]),
     // What a request's spans say of its route and its session, and where they are sent.
     (
         "trace",

@@ -464,7 +464,9 @@ impl ConnectionKeeper {
         let opening = async {
             let opened = login::open(&self.address, &node, role, on_push, give_up).await?;
             let place = self.place(role, &node);
-            let prepared = self.prepare(place, &node, &opened.connection, give_up).await;
+            let prepared = self
+                .prepare(place, &node, &opened.connection, give_up)
+                .await;
             let server = prepared.map_err(|error| not_executed(&node.label, &error))?;
             // Without RESP3 it may be a proxy, which asks any of its servers.
             let is_one = opened.has_messages;

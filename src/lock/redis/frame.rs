@@ -102,10 +102,7 @@ fn integer(digits: &[u8]) -> RedisResult<i64> {
 
 fn malformed() -> RedisError {
     let reason = "what the server sent is no reply of Redis";
-    RedisError::from(std::io::Error::new(
-        std::io::ErrorKind::InvalidData,
-        reason,
-    ))
+    RedisError::from(std::io::Error::new(std::io::ErrorKind::InvalidData, reason))
 }
 
 #[cfg(test)]

@@ -173,8 +173,7 @@ async fn log_in(
 fn lacks_resp3(error: &RedisError) -> bool {
     let detail = error.detail().unwrap_or_default().to_ascii_lowercase();
     let names_hello = || detail.contains("unknown command") || detail.contains("hello");
-    error.code() == Some("NOPROTO")
-        || error.code() == Some("ERR") && names_hello()
+    error.code() == Some("NOPROTO") || error.code() == Some("ERR") && names_hello()
 }
 
 /// The option that names the file with the password for a server in this role.

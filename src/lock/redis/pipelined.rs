@@ -205,7 +205,9 @@ impl PipelinedConnection {
         if state.lost.is_none() {
             write(&mut state.unsent);
         }
-        let soonest = state.soonest.map_or(give_up, |soonest| soonest.min(give_up));
+        let soonest = state
+            .soonest
+            .map_or(give_up, |soonest| soonest.min(give_up));
         state.soonest = Some(soonest);
         for _ in 0..count {
             state.places.push_back(ReplyPlace {

@@ -173,10 +173,7 @@ impl PolledServer {
         replies.map_err(|error: RedisError| not_executed(&self.node.label, &error))
     }
 
-    async fn connect(
-        &self,
-        give_up: Instant,
-    ) -> Result<PipelinedConnection, StoreError> {
+    async fn connect(&self, give_up: Instant) -> Result<PipelinedConnection, StoreError> {
         let told = Arc::clone(&self.told);
         let on_push = move |info: redis::PushInfo| {
             if info.kind == PushKind::Message {
