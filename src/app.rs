@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::admin::{AccessPolicy, AdminServer, StatusSource};
+use crate::answer::Answers;
 use crate::budget::Budget;
 use crate::config::listen::ListenAddress;
 use crate::config::{Config, ErrorLanguage, OnError, StoreAddress};
@@ -34,7 +35,7 @@ use crate::metrics::Metrics;
 use crate::proxy::{self, CorsMemory, ProcessShared, RecordSinks};
 use crate::reload::{CurrentConfig, Reloader};
 use crate::trace::{ExporterHandle, Tracer};
-use stores::{Stores, locks};
+use stores::{Stores, locks, shared_answers};
 use worker::{Worker, WorkerContext, WorkerInbox};
 
 mod admin_listener;
@@ -171,11 +172,14 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
     let admin = tokio::spawn(admin);
     let latest = current.clone();
     let language = move || latest.borrow().errors.language;
+    let answers = Answers::new(&metrics);
     let workers = start_workers(&WorkerContext {
+        make_answers: shared_answers(stores, &instance, answers.clone()),
         current,
         settings: Arc::clone(&settings),
         make_locks,
         shared: ProcessShared {
+            answers,
             budget: Budget::new(metrics.buffered()),
             cors: CorsMemory::default(),
             sinks: sinks.clone(),

@@ -68,7 +68,7 @@ enum CliCommand {
     Check(check::CheckArgs),
     /// Show which route a request matches, how its ids are read, and which lock it takes
     Explain(explain::ExplainArgs),
-    /// List, show, release and interrupt session locks
+    /// List, show, release and interrupt session locks, and dequeue waiting requests
     Locks(locks::LocksArgs),
     /// List the presets for common backends, or print one as TOML
     Presets(presets::PresetsArgs),

@@ -18,14 +18,15 @@ pub use limits::{Limits, Timeouts};
 use listen::{ListenAddress, TlsConfig, TlsFiles};
 pub use lock::{
     EventName, EventNameError, LockConfig, NestedCalls, OnDisconnect, OnMalformed, OnMissing,
-    StreamKind,
+    OnRepeat, StreamKind,
 };
 pub use log::{LogConfig, LogFormat, LogIds};
 use option::{Options, options};
 use problem::{Problem, Problems, path_in};
 use reader::{ConfigTable, ConfigValue, Variables};
+pub use replay::{OverLimit, ReplayConfig};
 use routes::Inherited;
-pub use routes::{Route, TurnConfig};
+pub use routes::{Route, SessionAction, TurnConfig};
 pub use store::{OnError, StoreAddress, StoreConfig};
 pub use templates::Condition;
 use trace::TracingConfig;
@@ -47,6 +48,7 @@ pub mod presets;
 pub mod problem;
 pub mod reader;
 pub mod reference;
+mod replay;
 mod route_order;
 mod routes;
 mod show;
@@ -100,6 +102,8 @@ options! {
         limits: Limits = Limits::default();
         /// How long Seriatim waits for clients and backends.
         timeouts: Timeouts = Timeouts::default();
+        /// How much of the answers of turns is kept.
+        replay: ReplayConfig = ReplayConfig::default();
         /// The admin interface.
         admin: AdminConfig = AdminConfig::default();
         /// What Seriatim logs.
@@ -239,6 +243,11 @@ impl Config {
         kinds.find(|kind| *kind == StreamKind::Sse).or(first)
     }
 
+    /// Whether a route keeps the answers of its turns.
+    pub fn keeps_answers(&self) -> bool {
+        self.turns().any(|turn| turn.lock.replay)
+    }
+
     /// The longest time for which a route keeps a lock after its turn.
     pub fn longest_settling(&self) -> Duration {
         let options = self.turns().map(|turn| &turn.lock.options);
@@ -267,7 +276,22 @@ impl Config {
             remarks.push("tracing.otlp uses HTTP, and 4317 is the usual port for gRPC; the port for HTTP is usually 4318");
         }
         let remarks = remarks.into_iter().map(|remark| Problem::new("", remark));
+        let remarks = remarks.chain(self.observation_remark());
         self.warnings.iter().cloned().chain(remarks).collect()
+    }
+
+    /// Says which options for waiting turns have no effect, because the turns are only observed.
+    fn observation_remark(&self) -> Option<Problem> {
+        let observes = |turn: &TurnConfig| turn.lock.options.blocking && !turn.lock.options.enforce;
+        let observing = self.routes.iter();
+        let observing = observing.filter(|route| route.turn.as_ref().is_some_and(observes));
+        let names: Vec<_> = observing.map(|route| quoted(&route.name)).collect();
+        let remark = format!(
+            "enforce = false on {}: no turn waits there, so blocking, interrupt and queue_events have no \
+             effect until enforce is true",
+            names.join(", ")
+        );
+        (!names.is_empty()).then(|| Problem::new("", remark))
     }
 }
 
@@ -309,7 +333,16 @@ impl Config {
         section(&mut root, &mut config.tracing, |tracing, table| {
             tracing.check(table)
         });
+        let mut replay_table = root.table(ReplayConfig::TABLE);
+        config.replay.read(&mut replay_table);
+        config.replay.check(&replay_table);
+        config.replay.check_store(&config.store.url, &replay_table);
         let entries = config.read_routes(&mut root);
+        if !config.keeps_answers() {
+            config.replay.check_unused(&replay_table);
+        }
+        replay_table.finish();
+        config.check_attaching(&root, &entries);
         config.log.check(&log_table, &config.routes);
         log_table.finish();
         config.check_timeouts(&root);
@@ -358,8 +391,14 @@ impl Config {
         if !lock.options.blocking && !self.turns().any(waits) {
             lock.check_waiting(&lock_table);
         }
-        if self.keeps_clients().is_none() {
-            lock.check_keep_alive(&lock_table);
+        if !self.turns().any(|turn| turn.lock.keeps_waiting_clients()) {
+            lock.check_queue_events(&lock_table);
+        }
+        if self.turns().all(|turn| turn.once.is_empty()) {
+            lock.check_once_for(&lock_table);
+        }
+        if !self.turns().any(TurnConfig::may_join) {
+            lock.check_on_repeat(&lock_table);
         }
         lock_table.finish();
         numbers
@@ -412,6 +451,21 @@ impl Config {
                 None => ("name", quoted(&route.name)),
             };
             root.note_as(&format!("routes[{entry}].{key}"), value, why);
+        }
+    }
+
+    /// Reports routes whose requests attach to answers that no route keeps.
+    fn check_attaching(&self, root: &ConfigTable<'_>, entries: &[usize]) {
+        for (entry, route) in entries.iter().zip(&self.routes) {
+            let Some(turn) = route.turn.as_ref().filter(|turn| turn.attach) else {
+                continue;
+            };
+            let keeps = |other: &TurnConfig| other.lock.replay && other.lock.key == turn.lock.key;
+            if !self.turns().any(keeps) {
+                let why = "finds no answer: no route with the same `key` keeps its answers; write replay = true into \
+                           the route of the turns";
+                root.note_as(&format!("routes[{entry}].attach"), "true".into(), why);
+            }
         }
     }
 

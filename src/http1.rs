@@ -70,10 +70,14 @@ pub(crate) async fn serve<H: Serve>(
         let conn = builder().serve_connection(TokioIo::new(io), service);
         let mut conn = pin!(conn.with_upgrades());
         let end = poll_fn(|cx| {
+            let mut was_polled = false;
             loop {
-                // First, because no byte may move once a bound is reached.
-                if let Some(why) = bounds.reached(Instant::now()) {
-                    return Poll::Ready(Err(why));
+                // First, because no byte may move once a deadline has passed. Silence is judged when the connection had
+                // its turn: if the process was stopped, it has bytes to write that ended the silence.
+                match bounds.reached(Instant::now()) {
+                    Some(Ended::Silent) if !was_polled => {}
+                    Some(why) => return Poll::Ready(Err(why)),
+                    None => {}
                 }
                 if let Poll::Ready(result) = conn.as_mut().poll(cx) {
                     return Poll::Ready(Ok(result));
@@ -120,6 +124,7 @@ pub(crate) async fn serve<H: Serve>(
                 }
                 let due = || bounds.due().into_iter().chain(state.head_due()).min();
                 ready!(alarm.poll(cx, due));
+                was_polled = true;
                 if state.head_due().is_some_and(|due| Instant::now() >= due) {
                     if !state.has_head_begun() {
                         return Poll::Ready(Err(Ended::Silent));

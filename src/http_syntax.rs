@@ -55,6 +55,21 @@ pub fn list_items(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     items.map(<[u8]>::trim_ascii)
 }
 
+/// The items of a header field that says what a client prefers, each with its weight (RFC 9110 §12.4.2). Left out is
+/// what the client excludes with a weight of 0, and what has a weight that is no number.
+pub fn weighted_items(value: &str) -> impl Iterator<Item = (&str, f32)> {
+    value.split(',').filter_map(|item| {
+        let mut parts = item.split(';').map(str::trim);
+        let name = parts.next().filter(|name| !name.is_empty())?;
+        let weight = parts.find_map(|part| {
+            let (parameter, weight) = part.split_once('=')?;
+            parameter.eq_ignore_ascii_case("q").then_some(weight)
+        });
+        let weight = weight.map_or(Ok(1.0), str::parse).ok()?;
+        (weight > 0.0).then_some((name, weight))
+    })
+}
+
 /// How the names of further such fields begin. Each of these families has many members.
 const HEAD_ONLY_PREFIXES: [&[u8]; 5] = [
     b"x-forwarded-",
@@ -151,6 +166,21 @@ mod tests {
         for name in METHOD_OVERRIDES.iter().chain(&PATH_OVERRIDES) {
             let text = String::from_utf8_lossy(name);
             assert!(is_head_only(name), "no trailer may be named {text}");
+        }
+    }
+
+    #[test]
+    fn an_item_with_weight_0_is_none() {
+        for (value, expected) in [
+            ("a, b;q=0.5", &[("a", 1.0), ("b", 0.5)][..]),
+            ("a;Q=0,b;q=0.000;x=y, c;x=y; q=0", &[]),
+            ("a;q=0, a;x=y ; q=0.001", &[("a", 0.001)]),
+            ("a;q=x, b;q=NaN, c;q=, d;q", &[("d", 1.0)]),
+            ("", &[]),
+            (";q=1,,", &[]),
+        ] {
+            let items: Vec<_> = weighted_items(value).collect();
+            assert_eq!(items, expected, "{value:?}");
         }
     }
 

@@ -14,6 +14,7 @@ use template::{Piece, split};
 pub use error::TemplateError;
 pub use fields::TemplateFields;
 pub use filter::{IdFilter, Placeholder};
+pub use once::{OnceId, OnceKey};
 pub use source::{MAX_POINTERS, Pointer, Source};
 pub use space::{INSTANCE, Keyspace, SessionIds};
 pub use template::{Template, TemplatePart};
@@ -21,6 +22,7 @@ pub use template::{Template, TemplatePart};
 mod error;
 mod fields;
 mod filter;
+mod once;
 mod source;
 mod space;
 mod template;
@@ -28,7 +30,7 @@ mod template;
 /// The name of a session's lock in the store, such as `lock:session:u1:s1`. Cheap to clone. It has no
 /// `Display`, so that every writer chooses between the log ([`SessionKey::redacted`]) and readers who may
 /// see ids ([`SessionKey::as_str`]).
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionKey(Arc<str>);
 
 /// How a session key is made from a user id and a session id.

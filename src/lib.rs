@@ -8,11 +8,13 @@
 //! cli                              commands and their arguments
 //! app                              starts and stops everything
 //! admin   proxy    reload          operators, the path of a request, new configurations
+//! answer                           kept answers of turns
 //! listen  lock     trace           client connections, locks in the store, spans
 //! http2                            HTTP/2 of clients, with HTTP/1's rules for fields
 //! http1                            HTTP/1 of clients
 //! service config   journal         the interface to HTTP, options, recent events
 //! wire    key      pem_files       the bytes of one connection, session keys and templates, certificates
+//! cipher                           encryption with a key from a file
 //! metrics redact outcome budget deadline drain secret logging client_tls dial http_syntax
 //! ```
 //!
@@ -46,8 +48,10 @@
 //! - The proxy never reads another session than the backend does: an ambiguous request is refused.
 
 pub mod admin;
+pub mod answer;
 pub mod app;
 pub mod budget;
+pub mod cipher;
 pub mod cli;
 pub mod client_tls;
 pub mod config;

@@ -16,6 +16,7 @@
 //! | tag | made of a claim; the turn's backend passes it on in its calls | |
 //! | offer | a lock that a release gave to the first waiter, until the waiter takes it | |
 //! | instance, epoch | one running process; a random number that no other process has | the client's `uuid` |
+//! | once id, repeat | what a route's `once` gives for a request; a request whose once id its session has seen | |
 //! | heartbeat | one key per instance; without it, the instance counts as dead | |
 //! | to withdraw | to take back a claim whose outcome in the store isn't known | |
 //!
@@ -37,6 +38,7 @@ mod acquire_error;
 mod background;
 mod call_chain;
 mod claim;
+mod claim_id;
 mod claim_state;
 mod dispatcher;
 mod extender;
@@ -46,12 +48,14 @@ mod heartbeat;
 mod holder;
 mod in_use;
 mod instance;
+mod kept_answer;
 mod liveness;
 mod local_fallback;
 mod lock_client;
 mod locks;
 pub mod memory;
 mod message;
+mod once;
 pub mod operator;
 mod options;
 mod queue;
@@ -69,21 +73,25 @@ pub use crate::outcome::{LockLoss, UnprotectedReason};
 pub use acquire_error::AcquireError;
 pub use background::Unprotected;
 pub use call_chain::{CallChain, TurnTag};
-pub use claim::{Claim, ClaimId, ClaimIssuer, Epoch, ForeignText, Token};
+pub use claim::{Claim, ClaimIssuer, Token};
+pub use claim_id::{ClaimId, Epoch, ForeignText};
 pub use claim_state::INTERRUPT_GRACE;
 pub use dispatcher::Dispatcher;
 pub use guard::{LockGuard, LockRelease};
 pub use holder::{HolderDetails, HolderTurn, LockHolder};
 pub use instance::Instance;
-pub use locks::{Fallback, Locks};
+pub use kept_answer::{AnswerEntry, AnswerLookup, AnswerWrite, EntryKind, EntryPlace};
+pub use locks::{Fallback, LockRequest, Locks};
 pub use message::{Message, MessageHandler, Operated, OperatorAction};
+pub use once::{OnceClaim, OnceTurn, SentFlag};
 pub use operator::Operator;
 pub use options::{LockOptions, OnLost};
 pub use self_test::SelfTestError;
 pub use store::{
     AcquireReply, AcquireRequest, BusySession, DeadHolder, Fence, HeartbeatReply, InstanceLiveness,
-    LockInfo, OFFER_TTL, QUEUE_TTL, QueueOptions, QueueState, ScanCursor, ScanPage, Store,
-    StoreError, StoreFuture, Ticket, WAITER_TIMEOUT, WatchedQueue, Withdrawal,
+    LockInfo, OFFER_TTL, QUEUE_TTL, QueueOptions, QueueState, RepeatedState, RepeatedTurn,
+    ScanCursor, ScanPage, Store, StoreError, StoreFuture, Ticket, WAITER_TIMEOUT, WatchedQueue,
+    Withdrawal,
 };
 pub use store_health::{StoreHealth, StoreProblem, TestFailure};
 pub use wait_place::WaitPlace;

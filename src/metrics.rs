@@ -17,7 +17,7 @@ use counters::{
 };
 
 pub use lock_ages::LockAges;
-pub use routes::{RequestTimes, RouteMetrics, RouteMetricsTable};
+pub use routes::{ReplayKind, RequestTimes, RouteMetrics, RouteMetricsTable};
 pub use text::ExpositionFormat;
 
 mod counters;
@@ -32,6 +32,10 @@ pub struct Metrics(Arc<Counters>);
 /// Counts a lock as held until it is dropped.
 #[derive(Debug)]
 pub struct HeldGauge(Gauge);
+
+/// Counts a request as a viewer until it is dropped.
+#[derive(Debug)]
+pub struct ViewerGauge(Gauge);
 
 /// Records durations of one kind. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -82,6 +86,14 @@ impl Totals {
 // === impl HeldGauge ===
 
 impl Drop for HeldGauge {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+// === impl ViewerGauge ===
+
+impl Drop for ViewerGauge {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -180,6 +192,28 @@ impl Metrics {
         waiters.begun.fetch_add(1, Ordering::Relaxed);
         let since = Instant::now();
         WaitingGauge { waiters, since }
+    }
+
+    /// Counts a request that reads the answer of another request's turn, until the result is dropped.
+    pub fn viewing(&self) -> ViewerGauge {
+        let viewer = ViewerGauge(self.0.answers.viewers.clone());
+        viewer.0.inc();
+        viewer
+    }
+
+    /// The number of kept answers. Who keeps them counts them, and the metrics only show it.
+    pub fn kept_answers(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.0.answers.kept)
+    }
+
+    /// The number of bytes of kept answers. Who keeps them counts them, and the metrics only show it.
+    pub fn kept_answer_bytes(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.0.answers.kept_bytes)
+    }
+
+    /// Counts an answer that isn't kept whole.
+    pub fn answer_too_long(&self) {
+        self.0.answers.too_long.inc();
     }
 
     /// The number of open client connections. Their limit keeps it, and the metrics only show it.

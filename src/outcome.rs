@@ -78,6 +78,14 @@ outcomes! {
     WaitTimeout: Refused = "wait_timeout",
     /// An operator took the waiting turn out of the queue.
     Dequeued: Refused = "dequeued",
+    /// The request repeats a turn of its session that waits or runs.
+    DuplicateTurn: Refused = "duplicate_turn",
+    /// The request repeats a turn of its session that has ended.
+    AlreadyAnswered: Refused = "already_answered",
+    /// The request repeats a turn of its session of which nobody knows how it ended.
+    InDoubt: Refused = "in_doubt",
+    /// The request has the once id of another request of its session.
+    KeyReused: Refused = "key_reused",
     /// The turn that holds the lock waits for this request, because its backend sent it.
     WouldDeadlock: Refused = "would_deadlock",
     /// The body holds the session's id and can't be parsed.
@@ -88,6 +96,8 @@ outcomes! {
     BadSessionId: Refused = "bad_session_id",
     /// The request names no session.
     MissingSession: Refused = "missing_session",
+    /// The beginning of the answer to which the request attaches isn't kept.
+    AnswerTooLong: Refused = "answer_too_long",
     /// No route takes the request.
     NoRoute: Refused = "no_route",
     /// The body is larger than `limits.max_body`.
@@ -100,6 +110,8 @@ outcomes! {
     UpstreamUnreachable: Refused = "upstream_unreachable",
     /// The backend's response isn't valid HTTP, or could be read in two ways.
     UpstreamMalformed: Refused = "upstream_malformed",
+    /// The backend's response was no event stream, and its client had got the head of one while the turn waited.
+    NotAnEventStream: Refused = "not_an_event_stream",
     /// The backend's response did not begin in time.
     UpstreamTimeout: Refused = "upstream_timeout",
     /// The store gave no reply, or an error.

@@ -3,43 +3,45 @@
 //! Each step owns what it needs, and gives it back when it is dropped. So a request that ends early, in
 //! whatever way, needs no code of its own here. What this file leaves out: how each step works.
 
-use std::iter;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::header::{ACCEPT_ENCODING, CONNECTION};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, Version};
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Either, Full};
-use hyper::upgrade::OnUpgrade;
 use tokio_util::task::TaskTracker;
 
+use crate::answer::{Answers, SharedAnswers};
 use crate::budget::Budget;
-use crate::config::{Config, NestedCalls, OnDisconnect, Route, StreamKind, Unmatched};
+use crate::config::{
+    Config, NestedCalls, OnDisconnect, Route, SessionAction, StreamKind, Unmatched,
+};
 use crate::drain::DrainWatch;
-use crate::key::SessionKey;
+use crate::key::{OnceKey, SessionKey};
 use crate::listen::{ClientBody, ClientConnection, RejectedRequest, Serve};
-use crate::lock::{LockGuard, Locks};
+use crate::lock::Locks;
 use acquire::TurnLock;
 use body_timer::BodyLimits;
 use cors::{CorsPolicy, RequestOrigin};
-use end::{End, leave};
-use exchange::Exchange;
 use forward::headers::{self, RequestIds};
-use forward::upgrade::{self, UpgradeRequest};
-use forward::{Backend, BackendBody, Backends, OutgoingBody, ResponseTimeout, Upload};
+use forward::upgrade::UpgradeRequest;
+use forward::{Backend, Backends, OutgoingBody, Upload};
 use keep_alive::EarlyResponse;
 use orphan::Orphans;
 use record::{RequestRecord, RouteSinks};
 use refusal::{ErrorFormat, Refusal, SentenceLanguage};
 use rejected::reject;
+use replay::{AsideResponse, TurnStart};
+use respond::{AnsweredTurn, StartedTurn};
 use route::Router;
-use session::{RequestBody, RequestSession};
-use silence::{FilledResponse, SilenceFiller};
-use tunnel::{TunnelEndpoints, Tunnels};
+use session::{NeededLock, RequestBody, RequestSession};
+use tunnel::Tunnels;
 
 pub use cors::CorsMemory;
 pub use explain::{
@@ -49,6 +51,7 @@ pub use explain::{
 pub use keep_alive::WaitingBody;
 pub use record::RecordSinks;
 pub use rejected::refusing;
+pub use replay::ViewerBody;
 pub use stream::{GuardedBody, ResponseAborted};
 
 mod acquire;
@@ -63,6 +66,8 @@ mod orphan;
 mod record;
 mod refusal;
 mod rejected;
+mod replay;
+mod respond;
 mod route;
 mod session;
 mod silence;
@@ -70,7 +75,20 @@ mod stream;
 mod tunnel;
 
 /// The body of a turn's own response: of an error response, or of the backend's response with the turn's lock.
-pub type TurnBody = Either<Full<Bytes>, GuardedBody>;
+/// Or, for a request that reads the answer of another turn, of that.
+pub type TurnBody = Either<Full<Bytes>, SentBody>;
+
+/// The body of a response that a backend has sent.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every response has the large one, and a box would be an allocation for each"
+)]
+pub enum SentBody {
+    /// To this request.
+    Own(GuardedBody),
+    /// To another request, whose turn it was.
+    Viewed(Box<ViewerBody>),
+}
 
 /// The body of a response: of a turn's own response, or of one that began before it.
 pub type ProxyBody = Either<TurnBody, Box<WaitingBody>>;
@@ -93,6 +111,8 @@ pub struct Proxy {
 /// What all workers of a process share. Cheap to clone.
 #[derive(Clone)]
 pub struct ProcessShared {
+    /// The answers of turns that are kept.
+    pub answers: Answers,
     /// Counts the bytes of buffered bodies.
     pub budget: Budget,
     /// What the backends have allowed to pages of other origins.
@@ -105,6 +125,8 @@ pub struct ProcessShared {
 #[derive(Clone)]
 struct WorkerShared {
     locks: Arc<Locks>,
+    /// The answers of turns that are kept, here or on other replicas.
+    answers: SharedAnswers,
     process: ProcessShared,
     request_ids: Arc<RequestIds>,
     /// The tasks of turns that the worker waits for before it ends.
@@ -116,7 +138,6 @@ struct WorkerShared {
 struct AskedTurn<'t> {
     client: &'t ClientConnection,
     head: Parts,
-    body: ClientBody,
     upgrade: Option<UpgradeRequest>,
     early: Option<&'t EarlyResponse>,
     /// The page that sent it; `None`: no page of a browser did, as far as is known.
@@ -132,18 +153,17 @@ struct RoutedRequest {
     route: Option<Arc<Route>>,
     /// `None`: the request takes no lock.
     key: Option<SessionKey>,
+    /// What tells whether the request repeats another one of its session; `None`: it has no once id.
+    once: Option<OnceKey>,
     body: RequestBody<ClientBody>,
 }
 
-/// The head of a backend's response, and what its turn holds.
-struct AnsweredTurn {
-    response: Response<BackendBody>,
-    /// `None`: the turn has no lock.
-    held: Option<LockGuard>,
-    /// Where the turn goes on when its client is gone; `None`: it is cancelled.
-    orphans: Option<Arc<Orphans>>,
-    /// The client's side of a connection that leaves HTTP after this response; `None`: it doesn't.
-    upgraded: Option<OnUpgrade>,
+/// What a request gets that is not refused.
+enum RequestResponse {
+    /// The backend's response.
+    Backend(Box<AnsweredTurn>),
+    /// A response without a backend, to a request that is no turn.
+    Aside(AsideResponse),
 }
 
 // === impl Proxy ===
@@ -164,12 +184,20 @@ impl Proxy {
     ) -> Self {
         let shared = WorkerShared {
             locks,
+            answers: SharedAnswers::in_memory(process.answers.clone()),
             process,
             request_ids: Arc::new(RequestIds::new(number)),
             tasks,
             drain,
         };
         Self::with_shared(config, shared)
+    }
+
+    /// This proxy with answers that other replicas can read.
+    #[must_use]
+    pub fn sharing_answers(mut self, answers: SharedAnswers) -> Self {
+        self.shared.answers = answers;
+        self
     }
 
     /// This proxy by another configuration. Requests that have begun go on by the old one.
@@ -256,23 +284,28 @@ impl Proxy {
         let asked = AskedTurn {
             client,
             head,
-            body,
             upgrade,
             early,
             origin: origin.as_ref(),
             language,
         };
         // Boxed, because hyper moves a request's future several times before it is polled.
-        let turn = Box::pin(self.turn(asked, &mut record, &mut format));
+        let turn = Box::pin(self.request(asked, body, &mut record, &mut format));
         match turn.await {
-            Ok(answered) => {
+            Ok(RequestResponse::Aside(response)) => {
+                self.respond_aside(client, response, origin.as_ref(), record)
+            }
+            Ok(RequestResponse::Backend(answered)) => {
                 if let Some(origin) = &origin {
                     self.learn_origin(origin, announced.as_deref(), &record, &answered.response);
                 }
-                self.respond(client, answered, record).await
+                self.respond(client, *answered, record).await
             }
             Err(refusal) => {
-                let mut response = refusal.response(&format, language);
+                let mut response = match record.is_early() {
+                    true => Response::new(refusal.event(&format, language)),
+                    false => refusal.response(&format, language),
+                };
                 if let Some(origin) = &origin {
                     let headers = response.headers_mut();
                     self.cors.add_to(headers, origin, record.route_name());
@@ -291,57 +324,56 @@ impl Proxy {
         }
     }
 
-    /// Remembers what a response of the backend allows to the origin of its request. The response to a preflight
-    /// speaks for all routes of that backend to which the preflight announces a request.
-    fn learn_origin<B>(
+    /// From the request to what it gets, unless it is refused: a turn goes to its backend.
+    async fn request(
         &self,
-        origin: &RequestOrigin,
-        announced: Option<&[Arc<Route>]>,
-        record: &RequestRecord,
-        response: &Response<B>,
-    ) {
-        let own = record.route_name().unwrap_or_default();
-        let backend = self.config.backend_of(own);
-        let others = announced
-            .unwrap_or_default()
-            .iter()
-            .map(|route| &*route.name);
-        let others = others.filter(|name| *name != own && self.config.backend_of(name) == backend);
-        let routes = iter::once(own).chain(others);
-        self.cors
-            .learn(origin, routes, response.status(), response.headers());
+        asked: AskedTurn<'_>,
+        body: ClientBody,
+        record: &mut RequestRecord,
+        format: &mut ErrorFormat,
+    ) -> Result<RequestResponse, Refusal> {
+        if self.shared.drain.is_draining() {
+            return Err(Refusal::Draining);
+        }
+        Refusal::check_head(&asked.head)?;
+        let routed = self.route(&asked.head, body, record, format).await?;
+        let turn = routed.route.as_ref().and_then(|it| it.turn.as_ref());
+        let turn = turn.filter(|turn| turn.action() != SessionAction::Turn);
+        if let (Some(turn), Some(key)) = (turn, &routed.key) {
+            let aside = self.aside(turn, key, &asked.head.headers, record).await;
+            return aside.map(RequestResponse::Aside);
+        }
+        self.turn(asked, routed, record, format).await
     }
 
-    /// From the request to the head of the backend's response, and the lock that its turn holds.
+    /// From a turn, or a request that passes without a lock, to the head of the backend's response; or to the answer
+    /// of the turn that it repeats.
     async fn turn(
         &self,
         asked: AskedTurn<'_>,
+        routed: RoutedRequest,
         record: &mut RequestRecord,
         format: &mut ErrorFormat,
-    ) -> Result<AnsweredTurn, Refusal> {
+    ) -> Result<RequestResponse, Refusal> {
         let AskedTurn {
             client,
             mut head,
-            body,
             upgrade,
             early,
             origin,
             language,
         } = asked;
-        if self.shared.drain.is_draining() {
-            return Err(Refusal::Draining);
-        }
-        Refusal::check_head(&head)?;
         let RoutedRequest {
             backend,
             route,
             key,
+            once,
             body,
-        } = self.route(&head, body, record, format).await?;
-        let mut body = self.outgoing_body(client, &head, body, &backend);
+        } = routed;
         let locked = route.as_ref();
         let locked = locked.and_then(|route| Some((route, route.turn.as_ref()?)));
-        let mut held = None;
+        let mut body = self.outgoing_body(client, &head, body, &backend);
+        let (mut held, mut answer) = (None, None);
         if let (Some((route, turn)), Some(key)) = (locked, key) {
             if turn.lock.nested_calls == NestedCalls::Traceparent {
                 headers::keep_traced_callers(&mut head);
@@ -356,60 +388,42 @@ impl Proxy {
                 turn,
                 headers: &head.headers,
                 callers: head.extensions.get(),
+                once: once.as_ref(),
                 early: early
                     .filter(|_| upgrade.is_none() && self.keeps_client(&head, origin, route)),
                 format,
                 language,
             };
-            held = Some(lock.acquire(key, &mut body, record).await?);
+            let granted = match self.start_turn(&lock, key, &mut body, record).await? {
+                TurnStart::Locked(granted) => granted,
+                TurnStart::Repeats(first) => {
+                    let response = AsideResponse::Answer(first);
+                    return Ok(RequestResponse::Aside(response));
+                }
+            };
+            answer = self.begin_answer(turn, &granted);
+            if answer.is_some() {
+                // Those who read the answer later may not know the encoding.
+                head.headers.remove(ACCEPT_ENCODING);
+            }
+            held = Some(granted);
         }
         let lock = locked.filter(|_| held.is_some());
         let lock = lock.map(|(_, turn)| &turn.lock);
-        let goes_on = lock.is_some_and(|lock| lock.on_disconnect == OnDisconnect::Continue);
-        // Without a lock a slow body keeps nobody waiting, and an observed turn is never refused.
-        let limits = match lock {
-            Some(lock) if lock.options.enforce => self.holder_limits(),
-            _ => BodyLimits::for_stream(&self.config.timeouts),
+        let goes_on = lock.is_some_and(|lock| lock.on_disconnect() == OnDisconnect::Continue);
+        let started = StartedTurn {
+            backend,
+            head,
+            body,
+            upgrade,
+            held,
+            answer,
+            // An observed turn is never refused.
+            is_enforced: lock.is_some_and(|lock| lock.options.enforce),
+            goes_on,
         };
-        let limit = self.config.timeouts.response_head;
-        let timeout = ResponseTimeout::new(limit, limits, &mut body);
-        let upgrade = upgrade.filter(|_| backend.can_upgrade());
-        let (lock, wanted) = (held.as_ref(), upgrade.as_ref());
-        let request =
-            exchange::for_backend(head, body, client, &backend, lock, wanted, record).await;
-        let exchange = Exchange {
-            backend: &backend,
-            drain: &self.shared.drain,
-            limit,
-            timeout: &timeout,
-        };
-        let orphans = goes_on.then_some(&self.orphans);
-        let sent = match orphans {
-            None => exchange.send(request, &mut held).await,
-            Some(orphans) => {
-                let sending = exchange.send_detachable(request, &mut held, orphans, record);
-                sending.await
-            }
-        };
-        match sent {
-            Ok(mut response) => {
-                record.response_began(response.status().as_u16());
-                let upgraded = upgrade::clean_response(&mut response, upgrade);
-                if let Some(waited) = held.as_ref().and_then(LockGuard::waited) {
-                    headers::add_server_timing(response.headers_mut(), waited);
-                }
-                // Always, because HTTP/1.0 ends a response of unknown length with the connection: one
-                // that is cut off would look whole.
-                *response.version_mut() = Version::HTTP_11;
-                Ok(AnsweredTurn {
-                    response,
-                    held,
-                    orphans: orphans.cloned(),
-                    upgraded,
-                })
-            }
-            Err(refusal) => Err(self.refuse_turn(client, refusal, held, record).await),
-        }
+        let answered = self.send(client, started, record).await?;
+        Ok(RequestResponse::Backend(Box::new(answered)))
     }
 
     /// Whether the client of a turn may get a response while the turn waits. A page that can't read that response would
@@ -450,11 +464,22 @@ impl Proxy {
                 *format = ErrorFormat::new(&turn.busy, lookup.call_id.as_deref());
             }
         }
-        let RequestSession { lock, body } = lookup.session.map_err(Refusal::Session)?;
+        let RequestSession { lock, once, body } = lookup.session.map_err(Refusal::Session)?;
+        let turn = matched.and_then(|matched| matched.route.turn.as_ref());
+        let lock = match lock {
+            // What has no session has no turn to read or to stop.
+            NeededLock::NoSession(error)
+                if turn.is_some_and(|turn| turn.action() != SessionAction::Turn) =>
+            {
+                return Err(Refusal::Session(error));
+            }
+            lock => lock,
+        };
         Ok(RoutedRequest {
             backend: Arc::clone(backend),
             route: matched.map(|matched| Arc::clone(&matched.route)),
             key: record.needs_lock(lock),
+            once,
             body,
         })
     }
@@ -481,86 +506,34 @@ impl Proxy {
     fn holder_limits(&self) -> BodyLimits {
         BodyLimits::for_holder(&self.config.timeouts, &self.config.limits)
     }
+}
 
-    /// Ends a turn that got no response of its backend. The backend's connection is closed already.
-    async fn refuse_turn(
-        &self,
-        client: &ClientConnection,
-        refusal: Refusal,
-        held: Option<LockGuard>,
-        record: &mut RequestRecord,
-    ) -> Refusal {
-        // What looks like the backend's failure may be a request that its client cut off.
-        let refusal = match client.bad_body() {
-            Some(bad) if matches!(refusal, Refusal::Backend(_)) => Refusal::BadRequest(bad),
-            _ => refusal,
-        };
-        // The end of an error response shows the client that the session is free. That is not so when
-        // the lock was lost, and a process that stops has no time to wait.
-        let end = match refusal {
-            Refusal::LockLost(loss) => End::LockLost(loss),
-            Refusal::Draining => End::DrainAborted,
-            // The request to the backend was cancelled, or broke off.
-            _ => End::UpstreamAborted,
-        };
-        if held.is_some() {
-            let mut drain = self.shared.drain.clone();
-            record.hold = leave((), held, end).released(&mut drain).await;
+impl Body for SentBody {
+    type Data = Bytes;
+    type Error = ResponseAborted;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseAborted>>> {
+        match &mut *self {
+            Self::Own(body) => Pin::new(body).poll_frame(cx),
+            Self::Viewed(body) => Pin::new(body).poll_frame(cx),
         }
-        refusal
     }
 
-    /// Sends the backend's response to the client, with the turn in its body.
-    async fn respond(
-        &self,
-        client: &ClientConnection,
-        answered: AnsweredTurn,
-        mut record: RequestRecord,
-    ) -> Response<TurnBody> {
-        let AnsweredTurn {
-            mut response,
-            held,
-            orphans,
-            upgraded,
-        } = answered;
-        let (is_early, is_stream) = (record.is_early(), keep_alive::is_event_stream(&response));
-        // Nothing of another response passes behind an early head. What is told of it follows when the turn is over,
-        // even if that is so because the lock was lost.
-        if let Some(deadline) = held.as_ref().and_then(LockGuard::deadline)
-            && (is_stream || !is_early)
-        {
-            client.bounds.stop_at(deadline.clone());
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(body) => body.is_end_stream(),
+            Self::Viewed(body) => body.is_end_stream(),
         }
-        let idle_stream = self.config.timeouts.idle_stream;
-        client.bounds.end_when_silent(idle_stream);
-        if let Some(upgraded) = upgraded {
-            let backend = hyper::upgrade::on(&mut response);
-            let (head, body) = response.into_parts();
-            let ends = TunnelEndpoints {
-                client: upgraded,
-                backend,
-                connection: body,
-                is_websocket: upgrade::is_websocket(&head.headers),
-            };
-            self.tunnels.run(ends, held, record);
-            return Response::from_parts(head, Either::Left(Full::default()));
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(body) => body.size_hint(),
+            Self::Viewed(body) => body.size_hint(),
         }
-        let (head, body) = response.into_parts();
-        if is_early && !is_stream {
-            record.note_error(format!(
-                "no event stream, but status {}",
-                head.status.as_u16()
-            ));
-        }
-        let filled = FilledResponse {
-            is_stream,
-            is_early,
-            has_length: head.headers.contains_key(CONTENT_LENGTH),
-        };
-        let filler = SilenceFiller::for_response(filled, record.keep_alive(), idle_stream);
-        let mut body = GuardedBody::new(body, held, orphans, record, filler);
-        body.release_if_empty().await;
-        Response::from_parts(head, Either::Right(body))
     }
 }
 

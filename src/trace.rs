@@ -70,8 +70,6 @@ struct RequestMoments {
     decided: Option<LockDecision>,
     /// When and where the request was sent; `None`: it wasn't.
     sent: Option<SentRequest>,
-    /// Whether the head of the backend's response arrived.
-    has_response: bool,
 }
 
 /// Whether a lock was granted, and when that was decided.
@@ -103,8 +101,10 @@ pub struct RequestFacts {
     pub fence: Option<u64>,
     /// How the request ended.
     pub outcome: Outcome,
-    /// The status of the response; `None`: there was none.
+    /// The status that the client was told; `None`: none.
     pub status: Option<u16>,
+    /// The status of the backend's response; `None`: it gave none.
+    pub backend_status: Option<u16>,
     /// What went wrong; `None`: the outcome says it all.
     pub error: Option<String>,
     /// How the lock was lost; `None`: it wasn't.
@@ -138,7 +138,6 @@ impl Tracer {
             asked: None,
             decided: None,
             sent: None,
-            has_response: false,
         };
         Some(Box::new(RequestTrace {
             tracer: self.clone(),
@@ -177,11 +176,6 @@ impl RequestTrace {
             self.context.restart(turn);
         }
         self.context.add_to(headers, turn);
-    }
-
-    /// Notes that the head of the backend's response has arrived.
-    pub fn response_began(&mut self) {
-        self.moments.has_response = true;
     }
 
     /// Hands the finished request to the exporter.
@@ -231,6 +225,7 @@ mod tests {
                 fence: None,
                 outcome: Outcome::Complete,
                 status: Some(200),
+                backend_status: Some(200),
                 error: None,
                 loss: None,
                 hold: None,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use seriatim::key::{KeyTemplate, SessionKey};
 use seriatim::lock::redis::RedisStores;
 use seriatim::lock::{
-    CallChain, ClaimIssuer, Dispatcher, Epoch, Fallback, Instance, LockGuard, LockOptions, Locks,
-    OnLost, StoreHealth,
+    CallChain, ClaimIssuer, Dispatcher, Epoch, Fallback, Instance, LockGuard, LockOptions,
+    LockRequest, Locks, OnLost, StoreHealth,
 };
 use seriatim::metrics::Metrics;
 
@@ -136,7 +136,6 @@ pub(crate) async fn acquire(
 ) -> Result<LockGuard, seriatim::lock::AcquireError> {
     let (key, request) = (session(number), request_id(number));
     let callers = CallChain::default();
-    locks
-        .acquire(key, ROUTE, &request, &callers, options, None)
-        .await
+    let request = LockRequest::new(ROUTE, &request, &callers);
+    locks.acquire(key, request, options).await
 }

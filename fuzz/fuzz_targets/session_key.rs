@@ -39,6 +39,11 @@ path = "/spelt"
 session_id = ["{body:/sessionId|/session_id|/meta/0/id}", "{form:sessionId}", "h-{hash:body:/input|/in}", "{cookie:sid}"]
 user_id = ["{body:/user}:{query:u}", "{form:user}", "{query:u}", "unknown"]
 [[routes]]
+name = "last"
+path = "/last"
+session_id = ["{body:/messages/-1/session_id}"]
+once = ["{body:/messages/-1/id}", "{hash:body:/messages/-1}", "{query:k}"]
+[[routes]]
 name = "send"
 path = "/rpc"
 when = { "{body:/method|/action}" = ["send", 7, true], "{query:q}" = "1" }
@@ -134,7 +139,22 @@ fn ids(key: &str) -> (String, String) {
 
 /// The session in a JSON body, by another reader. `Err`: the value can't be a session id.
 fn in_json(body: &[u8]) -> Result<Option<String>, ()> {
-    match serde_json::from_slice::<Value>(body).map_err(drop)?.get("session_id") {
+    in_member(serde_json::from_slice(body).map_err(drop)?)
+}
+
+/// The session in the last message of a JSON body, by another reader.
+fn in_last_message(body: &[u8]) -> Result<Option<String>, ()> {
+    let mut body: Value = serde_json::from_slice(body).map_err(drop)?;
+    let last = match body.get_mut("messages") {
+        Some(Value::Array(messages)) => messages.pop(),
+        Some(Value::Object(messages)) => messages.remove("-1"),
+        _ => None,
+    };
+    in_member(last.unwrap_or_default())
+}
+
+fn in_member(value: Value) -> Result<Option<String>, ()> {
+    match value.get("session_id") {
         None | Some(Value::Null | Value::Bool(false)) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone()).filter(|text| !text.is_empty())),
         Some(Value::Number(number)) if number.is_i64() || number.is_u64() => {
@@ -167,6 +187,9 @@ fn compare(explained: &ExplainedRequest, body: &[u8], theirs: &[Option<String>])
             }
         }
         ExplainedOutcome::Refused { .. } => {}
+        ExplainedOutcome::Attaches(_) | ExplainedOutcome::Stops(_) => {
+            panic!("no route has `attach` or `stop`")
+        }
     }
 }
 
@@ -207,6 +230,10 @@ fuzz_target!(|bytes: &[u8]| {
             }
             let theirs = in_form(query.as_bytes());
             assert!(theirs.is_empty(), "nor has the query, which some read before the body");
+        }
+        Some("last") if is_passed_on => {
+            let theirs = in_last_message(&body).ok();
+            compare(&explained, &body, theirs.as_slice());
         }
         Some("form") if is_passed_on && reads_forms => {
             let mut theirs = in_form(&body);

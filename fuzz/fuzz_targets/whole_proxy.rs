@@ -29,6 +29,7 @@ use seriatim::lock::{
     ClaimIssuer, Dispatcher, Epoch, Fallback, Instance, Locks, Store, StoreHealth,
 };
 use seriatim::metrics::Metrics;
+use seriatim::answer::Answers;
 use seriatim::proxy::{CorsMemory, ProcessShared, Proxy, RecordSinks};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -197,6 +198,7 @@ fn proxy_with(config: Arc<Config>, store: Arc<MemoryStore>, drain: drain::DrainW
     );
     let locks = Arc::new(Locks::new(store, Arc::new(instance), Fallback::Reject));
     let shared = ProcessShared {
+        answers: Answers::default(),
         budget,
         cors: CorsMemory::default(),
         sinks,

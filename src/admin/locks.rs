@@ -19,6 +19,9 @@ const DEFAULT_LIMIT: usize = 100;
 /// The largest `limit`, in locks: some hundred kilobytes of JSON.
 const MAX_LIMIT: usize = 1000;
 
+/// What stands in a path for an id that the query names.
+const UNNAMED: &str = "-";
+
 /// `GET /locks`
 pub(super) async fn list(operator: &Operator, head: &Parts) -> AdminResponse {
     respond(async {
@@ -46,7 +49,7 @@ pub(super) async fn list(operator: &Operator, head: &Parts) -> AdminResponse {
 pub(super) async fn show(operator: &Operator, head: &Parts, ids: SessionPath<'_>) -> AdminResponse {
     respond(async {
         let mut query = LocksQuery::parse(head, &["key"])?;
-        let target = target(ids, query.take("key"))?;
+        let target = target(operator, ids, query.take("key"))?;
         operator
             .show(&target)
             .await
@@ -62,7 +65,7 @@ pub(super) async fn release(
     peer: Option<IpAddr>,
     ids: SessionPath<'_>,
 ) -> AdminResponse {
-    act(head, peer, ids, async |request| {
+    act(operator, head, peer, ids, async |request| {
         Ok(json!(operator.force_release(request).await?))
     })
     .await
@@ -75,7 +78,7 @@ pub(super) async fn interrupt(
     peer: Option<IpAddr>,
     ids: SessionPath<'_>,
 ) -> AdminResponse {
-    act(head, peer, ids, async |request| {
+    act(operator, head, peer, ids, async |request| {
         Ok(json!(operator.interrupt(request).await?))
     })
     .await
@@ -91,11 +94,15 @@ pub(super) async fn dequeue(
 ) -> AdminResponse {
     respond(async {
         let mut query = LocksQuery::parse(head, &["key", "request_id"])?;
-        let target = target(ids, query.take("key"))?;
-        let request = match query.take("request_id") {
-            Some(request) => request,
-            None => decoded_id(request)?,
-        };
+        let target = target(operator, ids, query.take("key"))?;
+        let in_path = decoded_id(request)?;
+        let request = query.take("request_id").unwrap_or_else(|| in_path.clone());
+        if named(&in_path).is_some_and(|in_path| in_path != request) {
+            return Err(bad_request(&format!(
+                "the path names the request {in_path:?}, and request_id names {request:?}: write one of them, \
+                 or `{UNNAMED}` in the path"
+            )));
+        }
         let dequeued = operator.dequeue(&target, &request, &caller(peer)).await;
         dequeued.map_err(|error| operator_error(&error))
     })
@@ -103,6 +110,7 @@ pub(super) async fn dequeue(
 }
 
 async fn act(
+    operator: &Operator,
     head: &Parts,
     peer: Option<IpAddr>,
     ids: SessionPath<'_>,
@@ -110,7 +118,7 @@ async fn act(
 ) -> AdminResponse {
     respond(async {
         let mut query = LocksQuery::parse(head, &["key", "request_id"])?;
-        let target = target(ids, query.take("key"))?;
+        let target = target(operator, ids, query.take("key"))?;
         let request_id = query.take("request_id");
         let by = caller(peer);
         let request = OperatorRequest {
@@ -131,14 +139,28 @@ async fn respond<T: Serialize>(call: impl Future<Output = Result<T, AdminError>>
     }
 }
 
-fn target(ids: SessionPath<'_>, key: Option<String>) -> Result<LockTarget, AdminError> {
-    if let Some(key) = key {
-        return Ok(LockTarget::Key(key));
+/// The lock that a call names, by its key or by the ids in the path.
+fn target(
+    operator: &Operator,
+    ids: SessionPath<'_>,
+    key: Option<String>,
+) -> Result<LockTarget, AdminError> {
+    let (user, session) = (decoded_id(ids.user)?, decoded_id(ids.session)?);
+    let Some(key) = key else {
+        return Ok(LockTarget::Session { user, session });
+    };
+    if operator.is_of_others(&key, named(&user), named(&session)) {
+        return Err(bad_request(&format!(
+            "{key} is not the key of user {user:?} and session {session:?}: write one of them, or `{UNNAMED}` \
+             for the ids"
+        )));
     }
-    Ok(LockTarget::Session {
-        user: decoded_id(ids.user)?,
-        session: decoded_id(ids.session)?,
-    })
+    Ok(LockTarget::Key(key))
+}
+
+/// An id in a path beside a query that may name it; `None`: the path leaves it to the query.
+fn named(id: &str) -> Option<&str> {
+    Some(id).filter(|id| *id != UNNAMED)
 }
 
 /// Who calls, for the audit log.

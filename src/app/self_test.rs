@@ -28,8 +28,8 @@ pub(super) async fn keep_tested(
     let mut working = Vec::new();
     let mut logged = None;
     loop {
-        let templates = templates(&current.borrow_and_update());
-        let failed = test(&instance, &templates, &working).await.err();
+        let wanted = wanted_tests(&current.borrow_and_update());
+        let failed = test(&instance, &wanted, &working).await.err();
         let failure = failed.as_ref().map(|error| TestFailure {
             error: error.to_string(),
             was_answered: error.was_answered(),
@@ -46,7 +46,7 @@ pub(super) async fn keep_tested(
         if logged.take().is_some() {
             tracing::info!("turns can be locked now");
         }
-        working = templates;
+        working = wanted;
         let doubted = async {
             sleep(RETRY_PAUSE).await;
             health.doubted().await;
@@ -58,12 +58,16 @@ pub(super) async fn keep_tested(
     }
 }
 
+/// A key template that is tested, and whether answers are kept beside its locks.
+type WantedTest = (KeyTemplate, bool);
+
 /// The different templates of the locks of all routes.
-fn templates(config: &Config) -> Vec<KeyTemplate> {
+fn wanted_tests(config: &Config) -> Vec<WantedTest> {
     let mut different = Vec::new();
     for template in config.lock_keys() {
-        if !different.contains(template) {
-            different.push(template.clone());
+        let test = (template.clone(), config.keeps_answers());
+        if !different.contains(&test) {
+            different.push(test);
         }
     }
     different
@@ -71,11 +75,12 @@ fn templates(config: &Config) -> Vec<KeyTemplate> {
 
 async fn test(
     instance: &Instance,
-    templates: &[KeyTemplate],
-    working: &[KeyTemplate],
+    wanted: &[WantedTest],
+    working: &[WantedTest],
 ) -> Result<(), SelfTestError> {
-    for template in templates.iter().filter(|it| !working.contains(it)) {
-        instance.self_test(template).await?;
+    for test in wanted.iter().filter(|test| !working.contains(test)) {
+        let (template, keeps_answers) = test;
+        instance.self_test(template, *keeps_answers).await?;
     }
     Ok(())
 }

@@ -1,10 +1,11 @@
 //! The configured store, and the locks that workers make on it.
 //!
-//! Invariant: the instance has a connection of its own, and each worker has another, so that none waits for
-//! another. The locks themselves are in `crate::lock`.
+//! Invariant: the instance has a connection of its own, and each worker has another, and one more for kept answers, so
+//! that none waits for another. The locks themselves are in `crate::lock`.
 
 use std::sync::Arc;
 
+use crate::answer::{Answers, SharedAnswers};
 use crate::config::{OnError, StoreAddress, StoreConfig};
 use crate::lock::memory::MemoryStore;
 use crate::lock::redis::{RedisAddress, RedisStores};
@@ -13,6 +14,9 @@ use crate::metrics::Metrics;
 
 /// Makes the locks of one worker, on the worker's runtime.
 pub(super) type MakeLocks = Arc<dyn Fn() -> Locks + Send + Sync>;
+
+/// Makes one worker's access to kept answers, on the worker's runtime.
+pub(super) type MakeAnswers = Arc<dyn Fn() -> SharedAnswers + Send + Sync>;
 
 /// The configured store, from which connections are made.
 pub(super) enum Stores {
@@ -64,6 +68,20 @@ pub(super) fn locks(
         Locks::new(stores.store(), Arc::clone(&workers_instance), fallback)
     };
     (instance, Arc::new(make_locks))
+}
+
+/// Returns the function that makes each worker's access to the process's answers and those in the store. It connects
+/// when a request needs it first.
+pub(super) fn shared_answers(
+    stores: Arc<Stores>,
+    instance: &Instance,
+    answers: Answers,
+) -> MakeAnswers {
+    let issuer = Arc::clone(instance.issuer());
+    Arc::new(move || {
+        let stores = Arc::clone(&stores);
+        SharedAnswers::new(answers.clone(), Arc::clone(&issuer), move || stores.store())
+    })
 }
 
 /// The default of `store.instance`: the host's name, which Kubernetes sets to the pod's, and random digits.

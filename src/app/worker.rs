@@ -14,7 +14,7 @@ use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
-use super::stores::MakeLocks;
+use super::stores::{MakeAnswers, MakeLocks};
 use crate::drain::DrainWatch;
 use crate::listen::{self, AcceptedConnection, ConnectionPermit, ServeSettings};
 use crate::proxy::{ProcessShared, Proxy};
@@ -35,6 +35,7 @@ pub(super) struct WorkerContext {
     pub(super) current: CurrentConfig,
     pub(super) settings: Arc<ServeSettings>,
     pub(super) make_locks: MakeLocks,
+    pub(super) make_answers: MakeAnswers,
     pub(super) shared: ProcessShared,
     /// A random number of this process, for request ids. It isn't the epoch, which nobody may learn from them:
     /// a turn's tag is made of it.
@@ -84,6 +85,7 @@ impl Worker {
             .spawn(move || {
                 let all_released = runtime.block_on(async {
                     let locks = Arc::new((context.make_locks)());
+                    let answers = (context.make_answers)();
                     let serving = TaskTracker::new();
                     let proxy = Proxy::new(
                         Arc::clone(&context.current.borrow()),
@@ -92,7 +94,8 @@ impl Worker {
                         process,
                         context.drain.clone(),
                         serving.clone(),
-                    );
+                    )
+                    .sharing_answers(answers.clone());
                     serve(&context, proxy, serving, receiver, connections).await;
                     // Nobody receives it if the process was dropped instead of stopped.
                     let _ = send_idle.send(());
@@ -100,7 +103,8 @@ impl Worker {
                         let config = context.current.borrow();
                         config.store.timeout + config.longest_settling() + RELEASE_LIMIT
                     };
-                    locks.flush(limit).await
+                    let (all_released, _) = tokio::join!(locks.flush(limit), answers.flush(limit));
+                    all_released
                 });
                 // Doesn't wait for name look-ups, which block.
                 runtime.shutdown_background();

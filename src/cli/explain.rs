@@ -103,7 +103,9 @@ impl ExplainArgs {
                 false => print(report.text()),
             }
             match report.explained.outcome {
-                ExplainedOutcome::Locks(_) => OK,
+                ExplainedOutcome::Locks(_)
+                | ExplainedOutcome::Attaches(_)
+                | ExplainedOutcome::Stops(_) => OK,
                 ExplainedOutcome::Passes | ExplainedOutcome::NoSession { .. } => PASSES,
                 ExplainedOutcome::Refused { .. } => REFUSED,
             }
@@ -261,11 +263,20 @@ impl ExplainReport<'_> {
             ExplainedOutcome::Locks(key) => {
                 lines.push(format!("takes the lock {}", key.as_str()));
                 lines.extend(self.turn().map(if_busy));
+                lines.extend(self.once_text());
                 self.kept_text(lines);
                 let templates = self.explained.templates.iter();
                 let hints = templates.filter_map(|one| one.hint.as_ref());
                 lines.extend(hints.map(|hint| format!("hint: {hint}")));
             }
+            ExplainedOutcome::Attaches(key) => lines.push(format!(
+                "takes no lock: reads the answer of the turn of {}, or gets 204 if there is none",
+                key.as_str()
+            )),
+            ExplainedOutcome::Stops(key) => lines.push(format!(
+                "takes no lock: stops the turn that runs in {}, if there is one",
+                key.as_str()
+            )),
             ExplainedOutcome::Passes => {
                 lines.push(format!("passes without a lock: {}", self.pass_reason()));
                 lines.extend(self.method_hint());
@@ -289,19 +300,41 @@ impl ExplainReport<'_> {
         }
     }
 
+    /// By what a repeat of the request is recognised; `None`: its route recognises none.
+    fn once_text(&self) -> Option<String> {
+        let turn = self.turn().filter(|turn| !turn.once.is_empty())?;
+        Some(match &self.explained.once {
+            Some(once) => {
+                let kept = humantime::format_duration(turn.lock.once_for);
+                let (id, fingerprint) = (&once.id, &once.fingerprint);
+                format!(
+                    "if repeated: recognised until {kept} after its end, by the once id {id} of the request {fingerprint}"
+                )
+            }
+            None => "if repeated: not recognised, because it has no once id".into(),
+        })
+    }
+
     /// What `keep_alive` of the route does for the client.
     fn kept_text(&self, lines: &mut Vec<String>) {
-        let Some(interval) = self.turn().and_then(|turn| turn.lock.keep_alive) else {
+        let Some(lock) = self.turn().map(|turn| &turn.lock) else {
             return;
+        };
+        let Some(interval) = lock.keep_alive else {
+            return;
+        };
+        let notice = match &lock.queue_events {
+            Some(name) => format!("an event {name}"),
+            None => "a comment".into(),
         };
         let interval = humantime::format_duration(interval);
         let waiting = self.explained.keeps_client.map(|kept| match kept {
             KeptClient::Kept => {
-                format!("while it waits: an event stream begins, with a comment every {interval}")
+                format!("while it waits: an event stream begins, with {notice} every {interval}")
             }
             KeptClient::ReadsNoEvents => {
-                "while it waits: its client gets nothing, because the header accept has no \
-                 text/event-stream (or write stream = \"sse\")"
+                "while it waits: its client gets nothing, because the header accept does not ask \
+                 for text/event-stream (or write stream = \"sse\")"
                     .into()
             }
             KeptClient::HasNoBody => {
@@ -414,7 +447,9 @@ impl ExplainReport<'_> {
             })
         });
         let (key, reason) = match &explained.outcome {
-            ExplainedOutcome::Locks(key) => (Some(key.as_str()), None),
+            ExplainedOutcome::Locks(key)
+            | ExplainedOutcome::Attaches(key)
+            | ExplainedOutcome::Stops(key) => (Some(key.as_str()), None),
             ExplainedOutcome::Passes | ExplainedOutcome::NoSession { .. } => {
                 (None, Some(self.pass_reason()))
             }
@@ -422,12 +457,17 @@ impl ExplainReport<'_> {
         };
         let (outcome, status, code) = match &explained.outcome {
             ExplainedOutcome::Locks(_) => ("locks", None, None),
+            ExplainedOutcome::Attaches(_) => ("attaches", None, None),
+            ExplainedOutcome::Stops(_) => ("stops", None, None),
             ExplainedOutcome::Passes => ("passes", None, None),
             ExplainedOutcome::NoSession { code } => ("passes", None, Some(code)),
             ExplainedOutcome::Refused { status, code, .. } => ("refused", Some(status), Some(code)),
         };
         json!({
             "outcome": outcome, "key": key, "status": status, "code": code, "reason": reason,
+            "once": explained.once.as_ref().map(|once| {
+                json!({"id": once.id, "fingerprint": once.fingerprint})
+            }),
             "keeps_client": explained.keeps_client.map(|kept| kept == KeptClient::Kept),
             "request": self.request, "route": explained.route,
             "skipped": skipped.collect::<Value>(), "templates": templates.collect::<Value>(),

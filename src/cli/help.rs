@@ -2,6 +2,7 @@
 
 use std::io::{self, Write as _};
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
@@ -23,7 +24,7 @@ pub(super) struct CompletionsArgs {
 #[command(after_help = "For example: seriatim man locks list | man -l -")]
 pub(super) struct ManArgs {
     /// The command whose page is printed, such as "locks list" [default: seriatim itself]
-    #[arg(value_name = "COMMAND")]
+    #[arg(value_name = "COMMAND", value_parser = NonEmptyStringValueParser::new())]
     path: Vec<String>,
 }
 

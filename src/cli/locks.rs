@@ -8,10 +8,11 @@ use std::collections::HashSet;
 use std::fs;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustix::process::getuid;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::terminal::{padded, plain, width};
 use super::{
@@ -26,7 +27,7 @@ use crate::lock::operator::{
     HolderInfo, INTERRUPT_TIMEOUT, LockDetail, LockRow, LockTarget, OperatorError, OperatorRequest,
 };
 
-/// List, show, release and interrupt session locks, and take waiters out of queues
+/// Options of `seriatim locks`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit codes: 0 done, also if the lock was free already; 1 not done, because the store can't be \
@@ -77,7 +78,7 @@ struct LockChange {
     #[command(flatten)]
     which: LockSelector,
     /// Only if the request with this id holds the lock
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
     request_id: Option<String>,
     /// Print a JSON object, as the admin interface returns it
     #[arg(long)]
@@ -87,12 +88,22 @@ struct LockChange {
 #[derive(Debug, Args)]
 struct LockSelector {
     /// The user id, as the client sends it
-    #[arg(required_unless_present = "key", requires = "session")]
+    #[arg(
+        required_unless_present = "key",
+        requires = "session",
+        value_parser = NonEmptyStringValueParser::new()
+    )]
     user: Option<String>,
     /// The session id, as it is in the lock's key: after the filters of the route, see `locks list`
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     session: Option<String>,
     /// The lock's key, instead of the two ids
-    #[arg(long, value_name = "KEY", conflicts_with_all = ["user", "session"])]
+    #[arg(
+        long,
+        value_name = "KEY",
+        conflicts_with_all = ["user", "session"],
+        value_parser = NonEmptyStringValueParser::new()
+    )]
     key: Option<String>,
 }
 
@@ -102,15 +113,24 @@ struct WaiterSelector {
     #[arg(
         required = true,
         num_args = 1..=3,
-        value_name = "ID"
+        value_name = "ID",
+        value_parser = NonEmptyStringValueParser::new()
     )]
     ids: Vec<String>,
     /// The lock's key, instead of the user id and the session id
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
     key: Option<String>,
     /// Print a JSON object, as the admin interface returns it
     #[arg(long)]
     json: bool,
+}
+
+/// Why a command was not done.
+struct NotDone {
+    /// The reason as a word, for programs.
+    reason: &'static str,
+    /// The reason in a sentence.
+    detail: String,
 }
 
 /// The lock was not changed or shown.
@@ -145,8 +165,8 @@ impl LocksArgs {
             return USAGE;
         }
         if config.store.url == StoreAddress::Memory {
-            print_error(self.command.memory_store_help(config));
-            return NOT_DONE;
+            let detail = self.command.memory_store_help(config);
+            return self.command.not_done(NotDone::new("memory_store", detail));
         }
         let logging = match start_logging(config) {
             Ok(logging) => logging,
@@ -155,12 +175,9 @@ impl LocksArgs {
         let code = block_on(async {
             match app::operator(config) {
                 Ok(operator) => self.command.run(&operator).await,
-                Err(error) => Err(error.to_string()),
+                Err(error) => Err(NotDone::new("store_unavailable", error.to_string())),
             }
-            .unwrap_or_else(|error| {
-                print_error(error);
-                NOT_DONE
-            })
+            .unwrap_or_else(|not_done| self.command.not_done(not_done))
         });
         drop(logging);
         code
@@ -170,8 +187,8 @@ impl LocksArgs {
 // === impl LocksCommand ===
 
 impl LocksCommand {
-    async fn run(&self, operator: &Operator) -> Result<u8, String> {
-        let failed = |error: OperatorError| error.to_string();
+    async fn run(&self, operator: &Operator) -> Result<u8, NotDone> {
+        let failed = NotDone::from;
         let by = caller();
         match self {
             Self::List { search, json } => {
@@ -205,9 +222,10 @@ impl LocksCommand {
                     print_json(&json!(interrupted));
                 }
                 if !interrupted.released {
-                    return Err(format!(
+                    print_error(format!(
                         "the turn that holds {key} was asked to stop, but still holds the lock after {INTERRUPT_TIMEOUT:?}"
                     ));
+                    return Ok(NOT_DONE);
                 }
                 if !change.json {
                     print(format!(
@@ -234,6 +252,33 @@ impl LocksCommand {
             }
         }
         Ok(OK)
+    }
+
+    /// Says why the command was not done: for people, and with `--json` for programs. Returns the exit code.
+    fn not_done(&self, not_done: NotDone) -> u8 {
+        if let Some(mut object) = self.failed_object() {
+            object["reason"] = not_done.reason.into();
+            object["detail"] = not_done.detail.clone().into();
+            print_json(&object);
+        }
+        print_error(not_done.detail);
+        NOT_DONE
+    }
+
+    /// The members that say in the command's JSON that nothing was done; `None`: it prints no object in any case.
+    fn failed_object(&self) -> Option<Value> {
+        let (is_wanted, object) = match self {
+            // One object per lock: none is a result, too.
+            Self::List { .. } => return None,
+            Self::Show { json, .. } => (json, json!({"locked": null})),
+            Self::Release(change) => (&change.json, json!({"released": false})),
+            Self::Interrupt(change) => (
+                &change.json,
+                json!({"interrupted": false, "released": false}),
+            ),
+            Self::Dequeue(which) => (&which.json, json!({"dequeued": false})),
+        };
+        is_wanted.then_some(object)
     }
 
     /// The message for a store in memory: which call to the admin interface does the same.
@@ -295,6 +340,20 @@ impl LocksCommand {
     }
 }
 
+// === impl NotDone ===
+
+impl NotDone {
+    fn new(reason: &'static str, detail: String) -> Self {
+        Self { reason, detail }
+    }
+}
+
+impl From<OperatorError> for NotDone {
+    fn from(error: OperatorError) -> Self {
+        Self::new(error.code(), error.to_string())
+    }
+}
+
 // === impl LockSelector ===
 
 impl LockSelector {
@@ -349,11 +408,11 @@ fn caller() -> String {
 
 // === output ===
 
-async fn list(operator: &Operator, search: Option<&str>, json: bool) -> Result<(), String> {
+async fn list(operator: &Operator, search: Option<&str>, json: bool) -> Result<(), NotDone> {
     let (mut locks, mut seen, mut cursor) = (Vec::new(), HashSet::new(), None);
     loop {
         let page = operator.list(cursor, PAGE, search).await;
-        let page = page.map_err(|error| error.to_string())?;
+        let page = page.map_err(OperatorError::from)?;
         for lock in page.locks {
             if !seen.insert(lock.key.clone()) {
                 // Redis's SCAN may return a key twice.

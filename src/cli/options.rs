@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use serde_json::{Value, json};
 
 use super::terminal::width;
@@ -16,7 +17,7 @@ use crate::config::reference::{Change, DefaultValue, Section, Setting, sections}
 pub(super) struct OptionsArgs {
     /// Only options whose name starts with this, as `store` or `lock.block`; if there is none, options
     /// whose name contains it
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     name: Option<String>,
     /// All options as Markdown, as in docs/configuration.md
     #[arg(long, conflicts_with_all = ["name", "json"])]
@@ -58,13 +59,14 @@ options.
 const CLOSING: &str = "
 ## Templates
 
-`session_id` and `user_id` are lists of templates. A template is text with sources in braces. The first
-template whose sources all have a value gives the id. [Sessions](sessions.md) says which values each
+`session_id`, `user_id` and `once` are lists of templates. A template is text with sources in braces. The
+first template whose sources all have a value gives the id. [Sessions](sessions.md) says which values each
 source gives, and which it refuses.
 
 | source | gives |
 | --- | --- |
 | `{body:/json/pointer}` | a member of the JSON body (RFC 6901) |
+| `{body:/list/-1/id}` | a member of the last element of a list; in an object, `-1` is the member of this name |
 | `{body:/a\\|/b}` | whichever of these members the body has: two spellings of one field |
 | `{form:name}` | a field of a urlencoded or multipart body |
 | `{header:name}` `{cookie:name}` `{query:name}` `{path:name}` | this part of the request |

@@ -20,7 +20,9 @@ options! {
         status: StatusCode = StatusCode::TOO_MANY_REQUESTS, Status, example "409", Live;
         /// The form of the body, for every error response of the route: `json` has the members
         /// `success`, `error`, `detail` and `status_code`; `json-rpc` is an error with the request's
-        /// id, for MCP and A2A; `openai` is an error as clients of OpenAI's API expect it.
+        /// id, for MCP and A2A; `openai` is an error as clients of OpenAI's API expect it. `ai-sdk` and
+        /// `ag-ui` are `json`, and inside an event stream (`keep_alive`) the error of the protocol: for
+        /// `useChat`, and for clients of AG-UI.
         format: BusyFormat = BusyFormat::Json, word(), example "\"openai\"", Live;
         /// The sentence for the user. With several languages, `accept-language` decides. The default is
         /// in the language of `errors.language`; here it is in Chinese.
@@ -32,7 +34,8 @@ options! {
         retry_after: RetryAfter = RetryAfter::Auto, RetryTime, example "5", Live;
         /// Whether the body also has the members `retry_after_ms`, `busy_since` and `queue`. The headers
         /// have the same values in any case.
-        explain: Option<bool> = None, Optional(Boolean), unset "true with `format = \"json\"`",
+        explain: Option<bool> = None, Optional(Boolean),
+            unset "true, and false with the formats `json-rpc` and `openai`",
             example "false", Live;
     }
 }
@@ -57,6 +60,10 @@ words! {
         JsonRpc = "json-rpc",
         /// An error object as OpenAI's API has it.
         OpenAi = "openai",
+        /// As `Json`; inside an event stream, an error chunk of the AI SDK.
+        AiSdk = "ai-sdk",
+        /// As `Json`; inside an event stream, the event `RUN_ERROR` of AG-UI.
+        AgUi = "ag-ui",
     }
 }
 
@@ -102,7 +109,10 @@ impl BusyConfig {
     /// Whether the body of a response to a busy session says more than the contract's four members. Clients of other
     /// formats expect none of it.
     pub fn explains(&self) -> bool {
-        self.explain.unwrap_or(self.format == BusyFormat::Json)
+        self.explain.unwrap_or(match self.format {
+            BusyFormat::Json | BusyFormat::AiSdk | BusyFormat::AgUi => true,
+            BusyFormat::JsonRpc | BusyFormat::OpenAi => false,
+        })
     }
 
     /// Reports a status that is for another format.

@@ -13,9 +13,9 @@ options! {
     /// How much Seriatim takes from clients.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Limits in "limits" {
-        /// The largest request body, in bytes, that is read to find its session; the limit holds for
-        /// the body as it is sent and for the decoded body. A larger body gets 413. Bodies that
-        /// aren't read for a session may have any size.
+        /// The largest request body, in bytes, that is read before the lock is taken, for its session or for a once
+        /// id; the limit holds for the body as it is sent and for the decoded body. A larger body gets 413. Other
+        /// bodies may have any size.
         max_body: usize = 10 << 20, SizeFrom(1), example "\"1MiB\"", Live;
         /// The memory for all request bodies together, in bytes: those that are read for a session
         /// and those that are read ahead. When it is full, the oldest body that is still arriving, or

@@ -11,7 +11,8 @@ use thiserror::Error;
 use super::option::{Options, Setting, options};
 use super::reader::ConfigTable;
 use super::value_kind::{
-    Boolean, DurationIn, HOUR, IntegerIn, MS, Optional, SECOND, WEEK, Words, text, word, words,
+    Boolean, DAY, DurationIn, HOUR, IntegerIn, Kind as _, MS, Optional, SECOND, WEEK, Words, text,
+    word, words,
 };
 use crate::key::KeyTemplate;
 use crate::lock::{LockOptions, OnLost};
@@ -68,7 +69,11 @@ options! {
         /// What happens to the request at the backend when its client disconnects: `cancel` cancels it;
         /// `continue` reads the response to its end, for a backend that continues anyway. A request without a
         /// lock is always cancelled.
-        on_disconnect: OnDisconnect = OnDisconnect::Cancel, word(), example "\"continue\"", Live;
+        on_disconnect: Option<OnDisconnect> = None, Optional(word()),
+            unset "`cancel`; with `replay`, `continue`", example "\"continue\"", Live;
+        /// Whether the answers of turns are kept as `replay` says, for requests that attach to them. The turn goes on
+        /// when its client disconnects; contradicts `on_disconnect = "cancel"`.
+        replay: bool = false, Boolean, example "true", Live;
         /// What happens to a request without a session id or a user id: `pass` forwards it without a
         /// lock; `reject` refuses it with 400.
         on_missing: OnMissing = OnMissing::Pass, word(), example "\"reject\"", Live;
@@ -86,12 +91,18 @@ options! {
         keep_alive: Option<Duration> = None, Optional(DurationIn(MS * 100..=HOUR)),
             unset "never", example "\"15s\"", Live;
         /// Which requests read an event stream: `accept`: those whose `accept` header has `text/event-stream`; `sse`:
-        /// all of the route. Used with `keep_alive`.
+        /// all of the route. It matters with `keep_alive`.
         stream: StreamKind = StreamKind::Accept, word(), example "\"sse\"", Live;
         /// The name of the event that tells a waiting client its place, in place of a comment, for a front end of your
-        /// own: the clients of OpenAI, AG-UI and the AI SDK break at it. Used with `keep_alive`.
+        /// own: the clients of OpenAI, AG-UI and the AI SDK break at it. Used with `keep_alive` and `blocking`.
         queue_events: Option<EventName> = None, Optional(text("event name", EventName::parse)),
             unset "a comment", example "\"seriatim.queue\"", Live;
+        /// What a repeat of a turn gets that waits or runs: `reject` refuses it with 409 `duplicate_turn`; `attach`
+        /// gives it the turn's answer. Used with `once` of a route and `replay`. A repeat of a turn that has ended
+        /// gets the answer with `replay` alone, for as long as that is kept.
+        on_repeat: OnRepeat = OnRepeat::Reject, word(), example "\"attach\"", Live;
+        /// For how long after a turn a repeat of it is recognised. Used with `once` of a route.
+        once_for: Duration = SECOND * 600, DurationIn(SECOND..=DAY), example "\"1h\"", Live;
     }
     beside {
         /// How turns take, keep and wait for their locks.
@@ -157,6 +168,16 @@ words! {
     }
 }
 
+words! {
+    /// What a repeat of a turn gets that waits or runs.
+    pub enum OnRepeat {
+        /// It is refused with 409.
+        Reject = "reject",
+        /// It gets the turn's answer.
+        Attach = "attach",
+    }
+}
+
 /// The name of an event in an event stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventName(Box<str>);
@@ -171,8 +192,11 @@ pub struct EventNameError;
 /// The shortest lease. The margin (see `deadline::margin`) and a slow command would use up a shorter one.
 const SHORTEST_LEASE: Duration = Duration::from_millis(200);
 
-/// The options that are used only with `keep_alive`.
-const FOR_KEEP_ALIVE: [&str; 2] = ["stream", "queue_events"];
+/// The option that is used only with `once` and `replay`.
+pub(super) const ON_REPEAT: &str = "on_repeat";
+
+/// The option that is used only with `once`, which isn't an option of `[lock]`.
+pub(super) const ONCE_FOR: &str = "once_for";
 
 /// The options that are used only with `blocking = true`.
 const FOR_WAITERS: [&str; 3] = ["blocking_timeout", "interrupt", "max_waiters"];
@@ -225,6 +249,15 @@ impl LockConfig {
         settings.iter().map(|setting| setting.key).collect()
     }
 
+    /// What happens to the request of a turn when its client disconnects.
+    pub fn on_disconnect(&self) -> OnDisconnect {
+        let default = match self.replay {
+            true => OnDisconnect::Continue,
+            false => OnDisconnect::Cancel,
+        };
+        self.on_disconnect.unwrap_or(default)
+    }
+
     /// These options, overridden by those of `table`.
     pub(super) fn overlaid(mut self, table: &mut ConfigTable<'_>) -> Self {
         self.read(table);
@@ -236,7 +269,17 @@ impl LockConfig {
     pub(super) fn show_used(&self) -> Vec<(&'static str, String)> {
         let (mut shown, mut options) = (self.show(), self.options.show());
         options.retain(|(key, _)| self.options.blocking || !FOR_WAITERS.contains(key));
-        shown.retain(|(key, _)| self.keep_alive.is_some() || !FOR_KEEP_ALIVE.contains(key));
+        shown.retain(|(key, _)| match *key {
+            "stream" => self.keep_alive.is_some(),
+            "queue_events" => self.keeps_waiting_clients(),
+            _ => true,
+        });
+        if self.on_disconnect.is_none() {
+            let used = word().show(&self.on_disconnect());
+            let place = shown.iter().position(|(key, _)| *key == "replay");
+            let used = used.map(|used| ("on_disconnect", used));
+            shown.splice(place.map_or(0..0, |place| place..place), used);
+        }
         shown.splice(1..1, options);
         shown
     }
@@ -252,15 +295,44 @@ impl LockConfig {
         }
     }
 
-    /// Reports options of `table` for event streams that are not kept alive, unless they have their defaults.
-    pub(super) fn check_keep_alive(&self, table: &ConfigTable<'_>) {
-        for key in FOR_KEEP_ALIVE {
-            let is_used = self.keep_alive.is_some() || !self.differs_from_default(key);
-            if table.wrote(key) && !is_used {
-                let why =
-                    "is used only with keep_alive: write keep_alive = \"15s\" too, or leave it out";
-                table.note(key, why);
+    /// Reports `on_repeat` of `table` where no turn joins another, unless it has its default.
+    pub(super) fn check_on_repeat(&self, table: &ConfigTable<'_>) {
+        if table.wrote(ON_REPEAT) && self.differs_from_default(ON_REPEAT) {
+            let why = "is used only with once of a route and replay = true: write both too, or leave it out";
+            table.note(ON_REPEAT, why);
+        }
+    }
+
+    /// Whether a turn may wait for long enough that its client gets comments, or events in their place. A turn that is
+    /// only observed will, once `enforce` is true.
+    pub fn keeps_waiting_clients(&self) -> bool {
+        let longest = self.options.blocking_timeout.unwrap_or(Duration::MAX);
+        self.options.blocking && self.keep_alive.is_some_and(|interval| interval < longest)
+    }
+
+    /// Reports `queue_events` of `table` where no client is kept while its turn waits. `stream` is not reported: it says
+    /// what clients read, kept or not, and presets have it.
+    pub(super) fn check_queue_events(&self, table: &ConfigTable<'_>) {
+        const KEY: &str = "queue_events";
+        if !table.wrote(KEY) || self.queue_events.is_none() || self.keeps_waiting_clients() {
+            return;
+        }
+        let why = match self.keep_alive {
+            None => "is used only with keep_alive: write keep_alive = \"15s\" too, or leave it out",
+            Some(_) => {
+                "is used only where a turn waits for longer than keep_alive: write blocking = true, and a \
+                 keep_alive below blocking_timeout, or leave it out"
             }
+        };
+        table.note(KEY, why);
+    }
+
+    /// Reports `once_for` of `table` where no turn has a once id, unless it has its default.
+    pub(super) fn check_once_for(&self, table: &ConfigTable<'_>) {
+        if table.wrote(ONCE_FOR) && self.differs_from_default(ONCE_FOR) {
+            let why = "is used only with once of a route: write once = [\"{header:idempotency-key}\"] there too, or \
+                       leave it out";
+            table.note(ONCE_FOR, why);
         }
     }
 
@@ -284,6 +356,21 @@ impl LockConfig {
         }
         self.check_settling(table);
         self.check_interrupting(table);
+        if self.replay && self.on_disconnect == Some(OnDisconnect::Cancel) {
+            let (key, why) = match table.wrote("on_disconnect") {
+                true => (
+                    table.blamed("on_disconnect", &["replay"]),
+                    "contradicts replay = true, or on_disconnect = \"cancel\" of the preset: an answer is kept for \
+                     clients that come back; leave one of them out",
+                ),
+                false => (
+                    "replay",
+                    "contradicts on_disconnect = \"cancel\" of [lock]: an answer is kept for clients that come back; \
+                     leave one of them out",
+                ),
+            };
+            table.note(key, why);
+        }
     }
 
     fn check_settling(&self, table: &ConfigTable<'_>) {
@@ -316,7 +403,8 @@ impl LockConfig {
     fn check_interrupting(&self, table: &ConfigTable<'_>) {
         const KEY: &str = "on_disconnect";
         let interrupts = self.options.blocking && self.options.interrupt;
-        if !interrupts || self.on_disconnect == OnDisconnect::Cancel {
+        // A turn whose answer is kept continues without its client, and can be cancelled.
+        if !interrupts || self.on_disconnect != Some(OnDisconnect::Continue) {
             return;
         }
         let (key, why) = match table.blamed(KEY, &["interrupt", "blocking"]) {

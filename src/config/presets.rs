@@ -85,7 +85,7 @@ const NOTE: &str = "# Note: ";
 
 /// The options of a user's entry that don't override those of a preset's route without a lock, in
 /// addition to the options of `[lock]`.
-const FOR_LOCKED_ROUTES: [&str; 4] = ["session_id", "user_id", "busy", "when"];
+const FOR_LOCKED_ROUTES: [&str; 5] = ["session_id", "user_id", "once", "busy", "when"];
 
 /// A route's `busy` overrides `[busy]`, and so the preset's: a sentence of the user leaves the preset's
 /// format as it is. A status is for its format.

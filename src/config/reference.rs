@@ -16,6 +16,7 @@ use super::option::Options;
 pub use super::option::{Change, DefaultValue, Setting};
 use super::problem::path_in;
 use super::reader::variable_of;
+use super::replay::ReplayConfig;
 use super::routes::{self, Route};
 use super::store::StoreConfig;
 use super::trace::TracingConfig;
@@ -66,6 +67,10 @@ pub fn sections() -> Vec<Section> {
         ),
         Section::new::<Limits>("How much Seriatim takes from clients."),
         Section::new::<Timeouts>("How long Seriatim waits for clients and backends."),
+        Section::new::<ReplayConfig>(
+            "How much of the answers of turns is kept, for requests that read them later. Used with \
+             `replay = true` on a route.",
+        ),
         Section::new::<TlsFiles>(
             "The certificate that Seriatim presents to clients. With this table, clients have to use TLS. \
              New connections use a renewed pair of files within seconds.",

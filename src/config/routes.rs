@@ -15,7 +15,9 @@ use super::reader::{ConfigTable, ConfigValue};
 use super::store::StoreConfig;
 use super::templates::{self, Condition, Conditions, Templates};
 use super::upstream::{Upstream, UpstreamHost};
-use super::value_kind::{AnyOf, Kind, Optional, inline_table, quoted, quoted_list, text, word};
+use super::value_kind::{
+    AnyOf, Boolean, Kind, Optional, inline_table, quoted, quoted_list, text, word,
+};
 use crate::key::{MAX_POINTERS, Template, TemplateFields};
 
 options! {
@@ -72,6 +74,21 @@ options! {
         /// users are the user `unknown`.
         user_id: Vec<Template> = Template::parse("unknown").into_iter().collect(), Templates,
             example "[\"{header:x-user}\", \"unknown\"]", Live;
+        /// Whether the requests of the route read the answer of their session's turn: the one that runs, from its
+        /// first byte and then live, or the last that is kept; 204 if there is none. They take no lock, and no
+        /// backend gets them. The session's turns need a route with `replay = true`.
+        attach: bool = false, Boolean, example "true", Live;
+        /// Whether requests that attach also get an answer that has ended, for as long as it is kept. With false,
+        /// they get 204 then: for a client that reads a session's history before it attaches. Used with `attach`.
+        attach_ended: bool = true, Boolean, example "false", Live;
+        /// Whether the requests of the route stop the turn that runs in their session, on any replica. The turn's
+        /// request to its backend is cancelled. They take no lock, and no backend gets them.
+        stop: bool = false, Boolean, example "true", Live;
+        /// Where the id comes from by which a repeat of a turn is recognised, so that the backend runs the turn once:
+        /// the first template with a value is used. A turn without a value is never a repeat. The body is read
+        /// before the lock is taken.
+        once: Vec<Template> = Vec::new(), Templates, unset "no turn is recognised",
+            example "[\"{header:idempotency-key}\", \"{body:/messages/-1/id}\"]", Live;
     }
     beside {
         /// The route's options of `[lock]`.
@@ -79,6 +96,17 @@ options! {
         /// The response to a request whose session is busy.
         busy: BusyConfig = BusyConfig::default();
     }
+}
+
+/// What a request of a route does that has a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionAction {
+    /// It is a turn: it takes the lock.
+    Turn,
+    /// It reads the answer of a turn.
+    Attach,
+    /// It stops the turn that runs.
+    Stop,
 }
 
 /// What a route takes from other sections.
@@ -93,6 +121,9 @@ pub(super) struct Inherited<'c> {
 
 /// A table of headers and their values.
 struct Headers;
+
+/// The options of `[lock]` that say which session a request is for. They are used whatever the request does.
+const FOR_ALL_ACTIONS: [&str; 3] = ["key", "on_malformed", "on_missing"];
 
 /// The methods that a misspelt one may be meant for.
 const USUAL_METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
@@ -182,10 +213,16 @@ impl Route {
             if let Some(turn) = turn {
                 templates::check_segments(table, "session_id", &turn.session_id, path);
                 templates::check_segments(table, "user_id", &turn.user_id, path);
+                templates::check_segments(table, "once", &turn.once, path);
             }
         }
         let ids = turn.into_iter();
-        let ids = ids.flat_map(|turn| turn.session_id.iter().chain(&turn.user_id));
+        let ids = ids.flat_map(|turn| {
+            turn.session_id
+                .iter()
+                .chain(&turn.user_id)
+                .chain(&turn.once)
+        });
         let conditions = route.when.iter().map(|condition| &condition.template);
         route.wanted = TemplateFields::from_templates(conditions.chain(ids));
         if route.wanted.pointers.len() > MAX_POINTERS {
@@ -199,6 +236,15 @@ impl Route {
 }
 
 impl TurnConfig {
+    /// What the requests of the route do.
+    pub fn action(&self) -> SessionAction {
+        match (self.attach, self.stop) {
+            (true, _) => SessionAction::Attach,
+            (false, true) => SessionAction::Stop,
+            (false, false) => SessionAction::Turn,
+        }
+    }
+
     fn read_from(entry: &mut RouteTable<'_>, from: &Inherited<'_>) -> Self {
         let mut turn = Self::default();
         let table = &mut entry.table;
@@ -217,8 +263,10 @@ impl TurnConfig {
         if !turn.lock.options.blocking {
             turn.lock.check_waiting(table);
         }
-        turn.lock.check_keep_alive(table);
+        turn.lock.check_queue_events(table);
         turn.check_ids(table);
+        turn.check_action(table);
+        turn.check_once(table);
         turn.busy = from.busy.clone();
         if let Some(mut busy) = table.take("busy").and_then(ConfigValue::table) {
             turn.busy.read(&mut busy);
@@ -226,6 +274,45 @@ impl TurnConfig {
             busy.finish();
         }
         turn
+    }
+
+    /// Whether the route uses this option of `[lock]`.
+    pub(super) fn uses(&self, key: &str) -> bool {
+        match self.action() {
+            SessionAction::Turn => true,
+            SessionAction::Attach => FOR_ALL_ACTIONS.contains(&key) || key == "keep_alive",
+            SessionAction::Stop => FOR_ALL_ACTIONS.contains(&key),
+        }
+    }
+
+    /// Reports options of turns on a route whose requests are none.
+    fn check_action(&mut self, table: &ConfigTable<'_>) {
+        if !self.attach && table.wrote("attach_ended") && !self.attach_ended {
+            let why = "is used only with attach = true: write attach = true too, or leave it out";
+            table.note("attach_ended", why);
+        }
+        let own = match self.action() {
+            SessionAction::Turn => return,
+            SessionAction::Attach => "attach = true",
+            SessionAction::Stop => "stop = true",
+        };
+        if self.attach && self.stop {
+            let why = "contradicts attach = true: write two routes, one for each";
+            table.note("stop", why);
+        }
+        for key in LockConfig::keys() {
+            if table.wrote(key) && !self.uses(key) {
+                let why = format!(
+                    "contradicts {own}, whose requests take no lock: leave one of them out"
+                );
+                table.note(key, why);
+            }
+        }
+        // What `[lock]` says of turns doesn't concern them.
+        self.lock.replay = false;
+        if !self.attach {
+            self.lock.keep_alive = None;
+        }
     }
 
     /// Reports users that the lock's key leaves out, and warns about a session that is the same for all.
@@ -259,6 +346,38 @@ impl TurnConfig {
             }
         };
         table.warn_item("session_id", index, why);
+    }
+
+    /// Whether the route may give a repeat the answer of a turn that runs.
+    pub(super) fn may_join(&self) -> bool {
+        self.lock.replay && !self.once.is_empty()
+    }
+
+    /// Reports options for repeats that have no use, and repeats that can't be told from other turns.
+    fn check_once(&mut self, table: &ConfigTable<'_>) {
+        if !self.may_join() && self.action() == SessionAction::Turn {
+            self.lock.check_on_repeat(table);
+        }
+        if self.once.is_empty() {
+            if !table.wrote("once") {
+                self.lock.check_once_for(table);
+            }
+            return;
+        }
+        let constant = self.once.iter().position(templates::is_constant);
+        if let Some(index) = constant.filter(|_| !table.is_wrong("once")) {
+            let why = "is the same for every request, so every turn of a session would be a repeat of its first: \
+                       leave it out; a turn without a value is never a repeat";
+            table.note_item("once", index, why);
+        }
+        if !self.lock.options.enforce {
+            // A preset's user can't edit the preset's templates.
+            if table.blamed("once", &[]) == "once" {
+                let why = "contradicts enforce = false, with which no turn is refused: leave one of them out";
+                table.note("once", why);
+            }
+            self.once.clear();
+        }
     }
 }
 

@@ -6,9 +6,10 @@
 use std::fmt;
 
 use super::Config;
+use super::lock::{ON_REPEAT, ONCE_FOR};
 use super::option::Options;
 use super::reader;
-use super::routes::Route;
+use super::routes::{Route, SessionAction};
 use super::store::StoreConfig;
 use super::value_kind::inline_table;
 
@@ -26,6 +27,9 @@ impl fmt::Display for Config {
         }
         section(f, &self.limits)?;
         section(f, &self.timeouts)?;
+        if self.keeps_answers() {
+            section(f, &self.replay)?;
+        }
         section(f, &self.admin)?;
         section(f, &self.log)?;
         if self.tracing.otlp.is_some() {
@@ -50,8 +54,19 @@ impl fmt::Display for Route {
         let Some(turn) = &self.turn else {
             return writeln!(f, "lock = false");
         };
-        lines(f, &turn.show())?;
+        let mut own = turn.show();
+        own.retain(|(key, _)| match *key {
+            "attach" | "attach_ended" => turn.attach,
+            "stop" => turn.stop,
+            _ => true,
+        });
+        lines(f, &own)?;
         let mut lock = turn.lock.show_used();
+        if turn.action() != SessionAction::Turn {
+            lock.retain(|(key, _)| turn.uses(key));
+        }
+        lock.retain(|(key, _)| *key != ONCE_FOR || !turn.once.is_empty());
+        lock.retain(|(key, _)| *key != ON_REPEAT || turn.may_join());
         for (key, value) in &mut lock {
             if *key == "on_missing" {
                 *value += "  # ";

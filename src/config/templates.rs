@@ -1,4 +1,4 @@
-//! Options that hold templates: `session_id`, `user_id` and `when`.
+//! Options that hold templates: `session_id`, `user_id`, `once` and `when`.
 //!
 //! Invariant: a list of templates keeps its order and its length, also with a template that can't be
 //! used, so that a later check reports the right one. What a request gives for a template is left to

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::deadline::Alarm;
-use crate::wire::Bounds;
+use crate::wire::{Bounds, Ended};
 
 /// Collects the futures that hyper wants to run: one for each request. Clones share the collection.
 #[derive(Clone, Default)]
@@ -76,8 +76,11 @@ impl Future for StreamTask {
         let Some(work) = &mut this.work else {
             return Poll::Ready(());
         };
+        let mut was_polled = false;
         loop {
-            if let Some(why) = this.bounds.reached(Instant::now() + EARLY) {
+            // Silence is judged when the request had its turn, as that of an HTTP/1 connection.
+            let reached = this.bounds.reached(Instant::now() + EARLY);
+            if let Some(why) = reached.filter(|why| was_polled || *why != Ended::Silent) {
                 this.bounds.end(why);
                 // The response's body now ends with an error, and h2 resets the stream and drops what
                 // it has buffered of it. If the client reads nothing, h2 doesn't poll the body, and
@@ -97,6 +100,7 @@ impl Future for StreamTask {
             if this.alarm.poll(cx, due).is_pending() {
                 return Poll::Pending;
             }
+            was_polled = true;
         }
     }
 }

@@ -24,7 +24,8 @@ pub enum Source {
     Path(Box<str>),
 }
 
-/// A JSON pointer (RFC 6901), split into tokens and unescaped.
+/// A JSON pointer (RFC 6901), split into tokens and unescaped. Beyond the standard, the token `-1` is the last
+/// element of an array. In an object it is the member of this name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pointer {
     tokens: Box<[Box<str>]>,
@@ -104,7 +105,8 @@ impl Pointer {
     /// Parses a pointer with at least one token, such as `/session_id`.
     ///
     /// # Errors
-    /// When the text doesn't start with `/`, or a `~` is neither `~0` nor `~1` (RFC 6901 §3).
+    /// When the text doesn't start with `/`, a `~` is neither `~0` nor `~1` (RFC 6901 §3), or a token counts from
+    /// an array's end and isn't `-1`.
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
         let wrong = |reason| TemplateError::Pointer {
             pointer: text.into(),
@@ -116,6 +118,12 @@ impl Pointer {
         let tokens = rest
             .split('/')
             .map(|token| {
+                let from_end = token.strip_prefix('-').filter(|digits| *digits != "1");
+                if from_end.is_some_and(|digits| digits.parse::<u64>().is_ok()) {
+                    return Err(wrong(
+                        "from the end of a list, only its last element can be named, as -1",
+                    ));
+                }
                 let mut escapes = token.split('~').skip(1);
                 if !escapes.all(|after| after.starts_with(['0', '1'])) {
                     return Err(wrong("write 0 (for `~`) or 1 (for `/`) after `~`"));

@@ -76,6 +76,18 @@ impl Keyspace {
         self.0.iter().find_map(|template| template.read(key))
     }
 
+    /// Whether a key is one of these ids. An id that isn't given fits every key, and so does a user for a template
+    /// without users.
+    pub fn fits(&self, key: &str, user: Option<&str>, session: Option<&str>) -> bool {
+        let is_of = |ids: SessionIds| {
+            let own = ids.user.as_deref();
+            user.is_none_or(|user| own.is_none_or(|own| own == user))
+                && session.is_none_or(|session| ids.session == session)
+        };
+        let has_no_ids = user.is_none() && session.is_none();
+        has_no_ids || self.0.iter().filter_map(|one| one.read(key)).any(is_of)
+    }
+
     /// The keys of a session, one for each template, without duplicates.
     pub fn keys(&self, user: &str, session: &str) -> Vec<SessionKey> {
         let mut keys = Vec::new();
@@ -269,6 +281,28 @@ mod tests {
             !self::space(&["{user_id}:{session_id}"]).contains("seriatim:instance:pod-1"),
             "an instance's key is none, whatever the template"
         );
+    }
+
+    #[test]
+    fn a_key_fits_the_ids_that_give_it() {
+        let space = space(&["lock:session:{user_id}:{session_id}", "plan:{session_id}"]);
+        let (u, s) = (Some("u"), Some("s"));
+        for (key, user, session, expected) in [
+            ("lock:session:u:s", u, s, true),
+            ("lock:session:u:s", Some("v"), s, false),
+            ("lock:session:u:s", u, Some("t"), false),
+            ("lock:session:u:s", None, Some("t"), false),
+            ("lock:session:u:s", Some("v"), None, false),
+            ("lock:session:u:s", None, s, true),
+            ("plan:s", Some("v"), s, true),
+            ("plan:s", u, Some("t"), false),
+            // Other code has written it.
+            ("lock:session:u:s:t", None, None, true),
+            ("lock:session:u:s:t", u, None, false),
+        ] {
+            let fits = space.fits(key, user, session);
+            assert_eq!(fits, expected, "{key} of {user:?} {session:?}");
+        }
     }
 
     #[test]

@@ -97,6 +97,28 @@ fn the_spellings_of_one_member_stand_side_by_side() {
 }
 
 #[test]
+fn from_the_end_of_a_list_only_the_last_element_has_a_name() {
+    for text in [
+        "/-1",
+        "/messages/-1/id",
+        "/-",
+        "/-x",
+        "/a-2",
+        "/-1x",
+        "/--2",
+    ] {
+        let pointer = Pointer::parse(text).map(|pointer| pointer.to_string());
+        assert_eq!(pointer.as_deref(), Ok(text), "{text} names something");
+    }
+    for text in ["/-2", "/messages/-10/id", "/-0", "/a/-01"] {
+        assert!(
+            matches!(Pointer::parse(text), Err(TemplateError::Pointer { .. })),
+            "{text} would never name an element"
+        );
+    }
+}
+
+#[test]
 fn filters_stand_before_a_source() {
     let source = Source::Body([Pointer::parse("/id").unwrap()].into());
     for (text, filter, is_hashed) in [

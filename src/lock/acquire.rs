@@ -21,7 +21,7 @@ use super::registry::ClaimRegistration;
 use super::store_lock::{Grant, StoreLock};
 use super::{
     AcquireError, AcquireReply, AcquireRequest, BusySession, Claim, DeadHolder, LockHolder,
-    LockOptions, OnLost, QueueOptions, StoreError, Ticket,
+    LockOptions, OnLost, QueueOptions, RepeatedState, StoreError, Ticket,
 };
 use crate::key::SessionKey;
 use crate::metrics::WaitingGauge;
@@ -173,10 +173,16 @@ impl LockClient {
             turn,
             route,
             request,
+            once,
+            is_kept,
             ..
         } = requester;
         let lease = options.lock_timeout;
-        let claim = instance.issuer.issue_for(turn, key, route, request, lease);
+        let issuer = &instance.issuer;
+        let mut claim = issuer.issue_for(turn, key, route, request, lease, is_kept);
+        if let Some(once) = once {
+            claim = claim.with_once(Arc::clone(once));
+        }
         let stops = options.on_lost == OnLost::Abort;
         let state = ClaimState::new(instance.heartbeat.deadline(), stops);
         let state = Arc::new(state.with_local_lock(needs_local));
@@ -207,7 +213,7 @@ impl PendingClaim<'_> {
                 }
                 Ok(AttemptResult::Waits) => {
                     outage = None;
-                    self.wait_for_retry(limit, None).await?;
+                    self.wait_for_retry(limit, self.record_due()).await?;
                     continue;
                 }
                 Err(AcquireError::Store(error)) => error,
@@ -293,6 +299,21 @@ impl PendingClaim<'_> {
             }
             AcquireReply::Superseded => return Err(AcquireError::Superseded(self.leave())),
             AcquireReply::Dequeued => return Err(AcquireError::Dequeued(self.leave())),
+            AcquireReply::KeyReused => return Err(AcquireError::KeyReused(self.yield_to_first())),
+            AcquireReply::Repeated(first) => {
+                let runs = first.state == RepeatedState::Runs;
+                if let Some(holder) = first.holder.as_ref().filter(|_| runs) {
+                    // The store then says that the first turn is in doubt.
+                    if self.is_found_dead(holder).await {
+                        return Ok(AttemptResult::AskAgain);
+                    }
+                    if self.client.waits_for(holder, self.requester.callers) {
+                        return Err(AcquireError::WouldDeadlock(self.yield_to_first()));
+                    }
+                    self.ask_about_use(holder).await;
+                }
+                return Err(AcquireError::Repeated(self.yield_to_first(), first));
+            }
             AcquireReply::Busy(holder, session) => {
                 if self.is_found_dead(&holder).await {
                     return Ok(AttemptResult::AskAgain);
@@ -305,10 +326,7 @@ impl PendingClaim<'_> {
                     self.request.queue = Some(queue);
                     return Ok(AttemptResult::AskAgain);
                 }
-                if let Some(question) = self.client.instance.inquiry.ask(&key, &holder) {
-                    // A question that isn't sent is asked again by the next turn.
-                    drop(question.await);
-                }
+                self.ask_about_use(&holder).await;
                 return Err(AcquireError::Busy(key, holder, session));
             }
             AcquireReply::Waiting(ticket, holder) => {
@@ -407,6 +425,15 @@ impl PendingClaim<'_> {
         true
     }
 
+    /// Asks the holder's instance whether it still uses the lock.
+    async fn ask_about_use(&self, holder: &LockHolder) {
+        let inquiry = &self.client.instance.inquiry;
+        if let Some(question) = inquiry.ask(&self.claim.key, holder) {
+            // A question that isn't sent is asked again by the next turn.
+            drop(question.await);
+        }
+    }
+
     /// Counts that the dead holder lost the lock.
     fn record_takeover(&mut self) {
         if let Some(dead) = self.request.take_over.take() {
@@ -468,6 +495,19 @@ impl PendingClaim<'_> {
     fn leave(&mut self) -> SessionKey {
         (self.is_in_doubt, self.is_queued) = (self.claim.is_in_doubt(), false);
         self.claim.key.clone()
+    }
+
+    /// Notes that the store refuses the claim for another turn. A place or an offer that the claim has is given back
+    /// with it.
+    fn yield_to_first(&mut self) -> SessionKey {
+        self.is_in_doubt = self.claim.is_in_doubt();
+        self.claim.key.clone()
+    }
+
+    /// When a turn that waits has to ask again, so that its record stays; `None`: it needs no record.
+    fn record_due(&self) -> Option<Instant> {
+        let once = self.claim.once.as_ref()?;
+        Some(Instant::now() + once.turn.keep / 2)
     }
 
     /// Gives what the store may have of the claim to the releaser.

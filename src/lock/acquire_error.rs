@@ -5,7 +5,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::claim_state::ClaimState;
-use super::{BusySession, LockHolder, StoreError};
+use super::{BusySession, LockHolder, RepeatedTurn, StoreError};
 use crate::key::SessionKey;
 
 /// Why a turn did not get its lock.
@@ -29,6 +29,12 @@ pub enum AcquireError {
     /// An operator took the waiting turn out of the queue.
     #[error("an operator took the turn out of the queue of {0:?}")]
     Dequeued(SessionKey),
+    /// The session has seen another turn with this one's once id.
+    #[error("{0:?} has seen another turn with this one's once id")]
+    Repeated(SessionKey, RepeatedTurn),
+    /// The session has seen another request with this one's once id.
+    #[error("{0:?} has seen another request with this one's once id")]
+    KeyReused(SessionKey),
     /// An operator took the lock away before the turn began.
     #[error("an operator released {0:?} before the turn began")]
     Taken(SessionKey),

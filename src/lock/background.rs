@@ -75,6 +75,7 @@ impl BackgroundAcquire {
             route: requester.route.into(),
             request: requester.request.into(),
             known_as: requester.turn,
+            is_kept: requester.is_kept,
             options: LockOptions {
                 blocking: false,
                 ..*options
@@ -137,6 +138,8 @@ struct BackgroundTask {
     request: Box<str>,
     /// The id by which the turn is known.
     known_as: Option<ClaimId>,
+    /// Whether the turn's answer is kept for other requests.
+    is_kept: bool,
     options: LockOptions,
 }
 
@@ -231,6 +234,9 @@ impl BackgroundTask {
             // It never waits.
             callers: &CallChain::default(),
             place: None,
+            // The turn runs already, and nobody knows whether another one with its id did.
+            once: None,
+            is_kept: self.is_kept,
         };
         let key = self.key.clone();
         let progress = &mut AcquireProgress::default();

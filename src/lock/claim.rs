@@ -1,18 +1,17 @@
-//! A turn's claim to a lock: its token in the store, and its short id in messages.
+//! A turn's claim to a lock, and its token in the store. Its short id in messages is in `claim_id`.
 //!
 //! Invariant: no two claims of any two processes have the same token or id. A claim has both before
 //! the first command about it is sent. What another holder's value says is in `holder`.
 
 use std::fmt::{self, Write as _};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
-use thiserror::Error;
 
 use super::format::INSTANCE_FORMAT;
+use super::{ClaimId, Epoch, OnceClaim, OnceTurn};
 use crate::key::SessionKey;
 use crate::timestamp::{self, Precision};
 
@@ -20,20 +19,6 @@ use crate::timestamp::{self, Precision};
 /// compare it for equality. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Token(pub(super) Arc<str>);
-
-/// The short id of a claim, which messages use. Unique among all claims of all instances.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ClaimId {
-    /// The epoch of the process that made the claim.
-    pub epoch: Epoch,
-    /// The claim's number in that process.
-    pub number: u64,
-}
-
-/// A random number that distinguishes a process from every other, even from one with the same
-/// instance name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Epoch(pub u64);
 
 /// One turn's claim to one session's lock.
 #[derive(Debug)]
@@ -48,6 +33,8 @@ pub struct Claim {
     pub instance: Arc<str>,
     /// How long the store keeps the lock after each acquisition or extension.
     pub lease: Duration,
+    /// What the store remembers of the turn, so that it is executed once; `None`: nothing.
+    pub once: Option<OnceClaim>,
     /// The last moment at which an acquisition by this claim may be executed, by the store's clock and
     /// in the store's unit; 0 if none was sent. Only the store uses it.
     not_after: AtomicU64,
@@ -68,11 +55,6 @@ pub struct ClaimIssuer {
     issued: AtomicU64,
 }
 
-/// A text that no instance of Seriatim wrote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("not written by an instance of Seriatim")]
-pub struct ForeignText;
-
 // === impl Token ===
 
 impl Token {
@@ -88,48 +70,16 @@ impl fmt::Debug for Token {
     }
 }
 
-// === impl ClaimId ===
-
-impl fmt::Display for ClaimId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{:x}", self.epoch, self.number)
-    }
-}
-
-impl FromStr for ClaimId {
-    type Err = ForeignText;
-
-    fn from_str(text: &str) -> Result<Self, ForeignText> {
-        let (epoch, number) = text.split_once('-').ok_or(ForeignText)?;
-        let number = u64::from_str_radix(number, 16).map_err(|_| ForeignText)?;
-        Ok(Self {
-            epoch: epoch.parse()?,
-            number,
-        })
-    }
-}
-
-// === impl Epoch ===
-
-impl fmt::Display for Epoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-impl FromStr for Epoch {
-    type Err = ForeignText;
-
-    fn from_str(text: &str) -> Result<Self, ForeignText> {
-        u64::from_str_radix(text, 16)
-            .map(Self)
-            .map_err(|_| ForeignText)
-    }
-}
-
 // === impl Claim ===
 
 impl Claim {
+    /// Lets the claim's turn be executed once.
+    #[must_use]
+    pub fn with_once(mut self, turn: Arc<OnceTurn>) -> Self {
+        self.once = Some(OnceClaim::new(turn));
+        self
+    }
+
     /// Notes that an acquisition got no reply. It may be executed after every later command, so the
     /// claim has to be withdrawn until that is no longer possible.
     pub(super) fn mark_in_doubt(&self) {
@@ -209,10 +159,11 @@ impl ClaimIssuer {
 
     /// Makes a claim. `route` and `request` (its id) tell a reader of the lock's value who holds it.
     pub fn issue(&self, key: SessionKey, route: &str, request: &str, lease: Duration) -> Claim {
-        self.issue_for(None, key, route, request, lease)
+        self.issue_for(None, key, route, request, lease, false)
     }
 
-    /// Makes a further claim of the turn that is known by the id `turn`; `None`: the claim's own id.
+    /// Makes a further claim of the turn that is known by the id `turn`; `None`: the claim's own id. `is_kept` says
+    /// whether the turn's answer is kept for other requests.
     pub(super) fn issue_for(
         &self,
         turn: Option<ClaimId>,
@@ -220,14 +171,16 @@ impl ClaimIssuer {
         route: &str,
         request: &str,
         lease: Duration,
+        is_kept: bool,
     ) -> Claim {
         let id = self.reserve_id();
         Claim {
             key,
-            token: self.token(id.number, turn, route, request),
+            token: self.token(id.number, turn, route, request, is_kept),
             id,
             instance: Arc::clone(&self.instance),
             lease,
+            once: None,
             not_after: AtomicU64::new(0),
             is_in_doubt: AtomicBool::new(false),
         }
@@ -242,12 +195,20 @@ impl ClaimIssuer {
             id,
             instance: Arc::clone(&self.instance),
             lease: Duration::ZERO,
+            once: None,
             not_after: AtomicU64::new(0),
             is_in_doubt: AtomicBool::new(false),
         }
     }
 
-    fn token(&self, number: u64, turn: Option<ClaimId>, route: &str, request: &str) -> Token {
+    fn token(
+        &self,
+        number: u64,
+        turn: Option<ClaimId>,
+        route: &str,
+        request: &str,
+        is_kept: bool,
+    ) -> Token {
         // By this machine's clock; nothing is decided by it.
         let since = SystemTime::now();
         let mut value = String::with_capacity(224);
@@ -257,6 +218,9 @@ impl ClaimIssuer {
         value.push_str(&self.token_middle);
         if let Some(turn) = turn {
             let _ = write!(value, ",\"turn\":\"{turn}\"");
+        }
+        if is_kept {
+            value.push_str(",\"kept\":true");
         }
         push_member(&mut value, ",\"route\":", route);
         push_member(&mut value, ",\"request\":", request);

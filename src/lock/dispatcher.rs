@@ -11,7 +11,6 @@ use super::in_use::{QuestionSender, UseQuestion};
 use super::queue::WaitQueue;
 use super::registry::ClaimRegistry;
 use super::{ClaimIssuer, Message, MessageHandler, Operated, OperatorAction};
-use crate::key::SessionKey;
 
 /// Passes messages to the claims of an instance. Made before the instance's store, which needs it.
 #[derive(Clone, Debug)]
@@ -57,9 +56,9 @@ impl MessageHandler for Dispatcher {
                 }
                 return;
             }
-            Message::Operated(id, action, Operated { by, key }) => {
+            Message::Operated(id, action, operated) => {
                 if self.registry.is_own(id) {
-                    log_operated(action, &by, &key);
+                    log_operated(action, &operated);
                 }
                 return;
             }
@@ -84,11 +83,17 @@ impl MessageHandler for Dispatcher {
 }
 
 /// Logs who has acted on a turn of this instance: the operator's own audit event is in another process's log.
-fn log_operated(action: OperatorAction, by: &str, key: &SessionKey) {
+fn log_operated(action: OperatorAction, operated: &Operated) {
     let message = match action {
         OperatorAction::ForceRelease => "lock released by an operator",
         OperatorAction::Interrupt => "turn interrupted by an operator",
         OperatorAction::Dequeue => "waiting turn taken out of the queue by an operator",
     };
-    tracing::info!(target: "seriatim::audit", by, key = &*key.redacted(), "{message}");
+    tracing::info!(
+        target: "seriatim::audit",
+        by = &*operated.by,
+        key = &*operated.key.redacted(),
+        request_id = &*operated.request,
+        "{message}"
+    );
 }

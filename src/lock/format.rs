@@ -14,3 +14,7 @@ pub(super) const QUEUE_FORMAT: u32 = 1;
 /// The format of what an instance tells others: a lock's value, the heartbeat, and the messages. Versions of
 /// different formats don't take over each other's locks, and don't get each other's messages.
 pub(super) const INSTANCE_FORMAT: u32 = 1;
+
+/// The format of kept answers: of their keys, of their entries, and of what is in an entry. Versions of different
+/// formats don't read each other's answers.
+pub(super) const ANSWER_FORMAT: u32 = 1;

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::background::BackgroundAcquire;
 use super::claim_state::ClaimState;
 use super::store_lock::{StoreLock, StoreRelease};
-use super::{ClaimId, Fence, LockLoss, TurnTag, Unprotected};
+use super::{ClaimId, Fence, LockLoss, SentFlag, TurnTag, Unprotected};
 use crate::deadline::{ByteClock, Deadline};
 use crate::key::SessionKey;
 
@@ -89,6 +89,16 @@ impl LockGuard {
     pub fn fence(&self) -> Option<Fence> {
         let lock = self.lock.as_ref()?;
         self.unprotected().is_none().then_some(lock.fence())
+    }
+
+    /// The id by which the turn is known.
+    pub fn turn(&self) -> ClaimId {
+        self.turn
+    }
+
+    /// What tells whether the turn's backend may have run the turn; `None`: nobody needs to know.
+    pub fn sent_flag(&self) -> Option<&SentFlag> {
+        self.lock.as_ref()?.sent_flag()
     }
 
     /// Notes who knows when a byte of the turn last moved, for the metrics.

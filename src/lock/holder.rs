@@ -30,6 +30,8 @@ pub struct HolderTurn {
     pub known_as: ClaimId,
     /// Whether the instance keeps a heartbeat in the store. Without one, it never counts as dead.
     pub has_heartbeat: bool,
+    /// Whether the turn's answer is kept for other requests.
+    pub is_kept: bool,
 }
 
 /// What a turn's token says to a reader.
@@ -84,6 +86,8 @@ impl LockHolder {
             #[serde(default)]
             heartbeat: bool,
             turn: Option<&'v str>,
+            #[serde(default)]
+            kept: bool,
         }
         let value: TurnJson<'_> = serde_json::from_str(&self.0).ok()?;
         if value.format != INSTANCE_FORMAT {
@@ -95,6 +99,7 @@ impl LockHolder {
             id: value.claim.parse().ok()?,
             known_as: value.turn.unwrap_or(value.claim).parse().ok()?,
             has_heartbeat: value.heartbeat,
+            is_kept: value.kept,
         })
     }
 
@@ -198,7 +203,18 @@ mod tests {
             !turn.has_heartbeat,
             "an instance without a heartbeat says so"
         );
-        let again = issuer.issue_for(Some(turn.id), SessionKey::literal("k"), "chat", "r", LEASE);
+        let key = || SessionKey::literal("k");
+        let again = issuer.issue_for(Some(turn.id), key(), "chat", "r", LEASE, true);
+        let is_kept = |claim: &Claim| {
+            LockHolder::from(&claim.token)
+                .turn()
+                .map(|turn| turn.is_kept)
+        };
+        assert_eq!(
+            (is_kept(&claim), is_kept(&again)),
+            (Some(false), Some(true)),
+            "a turn whose answer is kept says so"
+        );
         let tag = |claim: &Claim| LockHolder::from(&claim.token).turn().map(|turn| turn.tag());
         assert_eq!(
             (tag(&claim), tag(&again)),

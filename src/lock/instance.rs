@@ -108,6 +108,11 @@ impl Instance {
         self.issuer.instance()
     }
 
+    /// Makes the claims of this instance.
+    pub fn issuer(&self) -> &Arc<ClaimIssuer> {
+        &self.issuer
+    }
+
     /// Waits until the store has a valid heartbeat of this instance, so that turns can be served.
     /// Cancel-safe.
     ///

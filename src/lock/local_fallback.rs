@@ -60,7 +60,7 @@ impl LocalFallback<'_> {
                 .await;
             let error = match acquired {
                 Ok(lock) => {
-                    let turn = lock.id();
+                    let turn = self.requester.turn.unwrap_or(lock.id());
                     match self.join_local(lock, progress).await {
                         Ok((lock, local)) => {
                             let lock = Some(lock);
@@ -82,7 +82,7 @@ impl LocalFallback<'_> {
             let mut local = self
                 .ask(self.local, None, &self.remaining(), &mut waiting)
                 .await?;
-            let turn = local.id();
+            let turn = self.requester.turn.unwrap_or(local.id());
             progress.has_waited |= waiting.has_waited;
             if !waiting.has_waited {
                 let lock = None;
@@ -150,7 +150,13 @@ impl LocalFallback<'_> {
     ) -> Result<StoreLock, AcquireError> {
         let key = self.key.clone();
         let requester = Requester {
-            turn,
+            // A turn that is executed once has an id before its first lock, and the local store knows no other turns
+            // than this replica's.
+            turn: self.requester.turn.or(turn),
+            once: self
+                .requester
+                .once
+                .filter(|_| !Arc::ptr_eq(client, self.local)),
             ..self.requester
         };
         let acquired = client.acquire(key, requester, options, progress).await;

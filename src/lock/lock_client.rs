@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use super::extender::Extender;
 use super::instance::Instance;
 use super::releaser::Releaser;
-use super::{CallChain, ClaimId, LockHolder, Store, StoreError, WaitPlace};
+use super::{CallChain, ClaimId, LockHolder, OnceTurn, Store, StoreError, WaitPlace};
 use crate::key::SessionKey;
 
 /// A store, and what this worker and its process do in it in the background.
@@ -38,6 +38,10 @@ pub(super) struct Requester<'r> {
     pub(super) callers: &'r CallChain,
     /// Where the turn's place in the queue is noted; `None`: nobody wants to know it.
     pub(super) place: Option<&'r Arc<WaitPlace>>,
+    /// What the store remembers of the turn, so that it is executed once; `None`: nothing.
+    pub(super) once: Option<&'r Arc<OnceTurn>>,
+    /// Whether the turn's answer is kept for other requests, which its token tells them.
+    pub(super) is_kept: bool,
 }
 
 /// The first connection to a store: the instance sends its first heartbeat anyway.

@@ -13,16 +13,34 @@ use super::local_fallback::{LocalFallback, LocalLocks};
 use super::lock_client::{LockClient, Requester};
 use super::store_lock::StoreLock;
 use super::{
-    AcquireError, CallChain, LockGuard, LockOptions, Store, UnprotectedReason, WAITER_TIMEOUT,
-    WaitPlace,
+    AcquireError, CallChain, LockGuard, LockOptions, OnceTurn, Operator, Store, StoreError,
+    UnprotectedReason, WAITER_TIMEOUT, WaitPlace,
 };
-use crate::key::SessionKey;
+use crate::key::{Keyspace, OnceKey, SessionKey};
 
 /// Acquires locks for the turns of one worker.
 #[derive(Debug)]
 pub struct Locks {
     client: Arc<LockClient>,
     fallback: Fallback,
+}
+
+/// The turn that asks for its session's lock.
+#[derive(Clone, Copy, Debug)]
+pub struct LockRequest<'r> {
+    /// The name of the turn's route, which tells a reader of the lock's value who holds it.
+    pub route: &'r str,
+    /// The id of the turn's request, which tells the same.
+    pub request: &'r str,
+    /// The turns that wait for the request.
+    pub callers: &'r CallChain,
+    /// What is told the turn's place in the queue; `None`: nobody wants to know it.
+    pub place: Option<&'r Arc<WaitPlace>>,
+    /// What tells a repeat of the turn, and for how long after the turn the store recognises one; `None`: nothing does.
+    /// It isn't looked at while the store fails and the turn runs all the same.
+    pub once: Option<(&'r OnceKey, Duration)>,
+    /// Whether the turn's answer is kept for other requests, which the lock's value tells them.
+    pub is_kept: bool,
 }
 
 /// What a turn does when the store fails.
@@ -35,6 +53,22 @@ pub enum Fallback {
     /// The turn runs under a lock of this process. While the store works, every turn takes that lock as
     /// well, so that both kinds of turns exclude each other.
     Local(Arc<Locks>),
+}
+
+// === impl LockRequest ===
+
+impl<'r> LockRequest<'r> {
+    /// A request by a turn that isn't executed once, and whose place nobody wants to know.
+    pub fn new(route: &'r str, request: &'r str, callers: &'r CallChain) -> Self {
+        Self {
+            route,
+            request,
+            callers,
+            place: None,
+            once: None,
+            is_kept: false,
+        }
+    }
 }
 
 // === impl Locks ===
@@ -51,29 +85,37 @@ impl Locks {
         }
     }
 
-    /// Takes the session's lock as `options` say. `route` and `request` (its id) tell a reader of the
-    /// lock's value who holds it. `callers` are the turns that wait for the request. `place` is told the turn's place
-    /// in the queue.
+    /// Takes the session's lock as `options` say.
     ///
     /// Cancel-safe: a dropped claim is withdrawn in the background.
     ///
     /// # Errors
-    /// When the turn doesn't get the lock in time, would wait for itself, or the store fails and there is no fallback.
+    /// When the turn doesn't get the lock in time, would wait for itself, repeats another turn, or the store fails and
+    /// there is no fallback.
     pub async fn acquire(
         &self,
         key: SessionKey,
-        route: &str,
-        request: &str,
-        callers: &CallChain,
+        asked: LockRequest<'_>,
         options: &LockOptions,
-        place: Option<&Arc<WaitPlace>>,
     ) -> Result<LockGuard, AcquireError> {
+        let issuer = &self.client.instance.issuer;
+        // An observed turn is never refused.
+        let once = asked.once.filter(|_| options.enforce);
+        let once = once.map(|(key, keep)| {
+            Arc::new(OnceTurn {
+                key: key.clone(),
+                keep,
+                turn: issuer.reserve_id(),
+            })
+        });
         let requester = Requester {
-            route,
-            request,
-            turn: None,
-            callers,
-            place,
+            route: asked.route,
+            request: asked.request,
+            turn: once.as_ref().map(|once| once.turn),
+            callers: asked.callers,
+            place: asked.place,
+            once: once.as_ref(),
+            is_kept: asked.is_kept,
         };
         let in_background = |key: &SessionKey, turn, reason, lock: Option<&StoreLock>| {
             let state = lock.map(StoreLock::state);
@@ -87,7 +129,7 @@ impl Locks {
             ))
         };
         if !options.enforce {
-            let turn = self.client.instance.issuer.reserve_id();
+            let turn = issuer.reserve_id();
             let substitute = in_background(&key, turn, UnprotectedReason::Observe, None);
             return Ok(LockGuard::new(key, turn, None, None, Some(substitute)));
         }
@@ -121,12 +163,12 @@ impl Locks {
         } else {
             let acquiring = client.acquire(key.clone(), requester, options, &mut progress);
             match acquiring.await {
-                Ok(lock) => (lock.id(), Some(lock), None),
+                Ok(lock) => (requester.turn.unwrap_or(lock.id()), Some(lock), None),
                 Err(AcquireError::Store(error))
                     if self.fallback.is_allow() && error.allows_fallback() =>
                 {
                     tracing::debug!(key = %key.redacted(), %error, "turn runs without a lock");
-                    let turn = client.instance.issuer.reserve_id();
+                    let turn = requester.turn.unwrap_or_else(|| issuer.reserve_id());
                     let substitute = in_background(&key, turn, UnprotectedReason::Allow, None);
                     (turn, None, Some(substitute))
                 }
@@ -135,6 +177,18 @@ impl Locks {
         };
         let waited = progress.has_waited.then(|| began.elapsed());
         Ok(LockGuard::new(key, turn, waited, lock, substitute))
+    }
+
+    /// Stops the turn that runs in a session, on whichever replica. Returns whether there was one. `by` says who asks,
+    /// for the audit log.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn stop_turn(&self, key: &SessionKey, by: &str) -> Result<bool, StoreError> {
+        let store = Arc::clone(&self.client.store);
+        let operator = Operator::new(move || store, || Keyspace::new([]));
+        let operator = operator.with_prefix(self.client.instance.issuer.prefix());
+        operator.stop_turn(key, by).await
     }
 
     /// Waits until all dropped claims are out of the store, for `limit` at most. Gives `false` if some

@@ -18,9 +18,11 @@ use super::{
     StoreFuture, WatchedQueue, Withdrawal,
 };
 use crate::key::{Keyspace, SessionKey};
+use once::OnceRecords;
 use session::{Handlers, MemoryCommand, SessionState};
 
 mod inspect;
+mod once;
 mod session;
 
 /// Locks and queues in a map. Leases run by the monotonic clock, and are checked when somebody asks.
@@ -34,6 +36,7 @@ pub struct MemoryStore {
 struct MemoryState {
     sessions: HashMap<SessionKey, SessionState>,
     instances: HashMap<Box<str>, LiveInstance>,
+    once: OnceRecords,
     /// The last fence or ticket.
     last_number: u64,
 }
@@ -58,9 +61,10 @@ impl MemoryStore {
         self.handlers.lock().insert(Arc::clone(instance), handler);
     }
 
-    /// Whether no session is left. A session that has expired stays until somebody asks for it.
+    /// Whether no session is left, nor a record of a turn. What has expired stays until somebody asks for it.
     pub fn is_empty(&self) -> bool {
-        self.state.lock().sessions.is_empty()
+        let state = self.state.lock();
+        state.sessions.is_empty() && state.once.is_empty()
     }
 
     /// Runs a command on a session, removes the session if nothing is left of it, and sends messages.
@@ -72,7 +76,8 @@ impl MemoryStore {
         let handlers = self.handlers.lock();
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        let mut command = MemoryCommand::new(&handlers, &mut state.last_number);
+        let mut command = MemoryCommand::new(&handlers, &mut state.last_number, &mut state.once);
+        command.records.remove_expired(command.now);
         let session = match state.sessions.get_mut(key) {
             Some(session) => session,
             None => state.sessions.entry(key.clone()).or_default(),
@@ -104,10 +109,14 @@ impl Store for MemoryStore {
 
     fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<Option<bool>>> {
         let now = Instant::now();
-        let sessions = &mut self.state.lock().sessions;
+        let state = &mut *self.state.lock();
         let extended = claims.iter().map(|claim| {
-            let session = sessions.get_mut(&claim.key);
-            Some(session.is_some_and(|session| session.extend(claim, now)))
+            let session = state.sessions.get_mut(&claim.key);
+            let is_own = session.is_some_and(|session| session.extend(claim, now));
+            if is_own {
+                state.once.extend(claim, now);
+            }
+            Some(is_own)
         });
         reply(extended.collect())
     }

@@ -1,8 +1,8 @@
 //! Messages from one instance to another about a claim.
 //!
 //! Invariant: a message is a hint. It may get lost, so whoever receives one asks the store; only
-//! `interrupt` and `taken` end a turn, `superseded` and `dequeued` end its waiting, and `operator` is for the log. An instance ignores a message that it can't
-//! parse, because a newer version may have sent it.
+//! `interrupt` and `taken` end a turn, `superseded` and `dequeued` end its waiting, and `operated` is for the log. An
+//! instance ignores a message that it can't parse, because a newer version may have sent it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -46,6 +46,8 @@ pub enum OperatorAction {
 pub struct Operated {
     /// The address of the caller, or user and host of the command; without white space.
     pub by: Box<str>,
+    /// The id of the turn's request, without white space.
+    pub request: Box<str>,
     /// The session of the lock.
     pub key: SessionKey,
 }
@@ -86,8 +88,9 @@ impl fmt::Display for Message {
             Self::Interrupt(id) => write!(f, "interrupt {id}"),
             Self::Taken(id) => write!(f, "taken {id}"),
             Self::InUse(id, key) => write!(f, "in_use {id} {}", key.as_str()),
-            Self::Operated(id, action, Operated { by, key }) => {
-                write!(f, "operator {id} {} {by} {}", action.word(), key.as_str())
+            Self::Operated(id, action, Operated { by, request, key }) => {
+                let (action, key) = (action.word(), key.as_str());
+                write!(f, "operated {id} {action} {by} {request} {key}")
             }
         }
     }
@@ -106,17 +109,18 @@ impl FromStr for Message {
             let (id, key) = rest.split_once(' ').ok_or(ForeignText)?;
             return Ok(Self::InUse(id.parse()?, SessionKey::literal(key)));
         }
-        if kind == "operator" {
-            let mut parts = rest.splitn(4, ' ');
+        if kind == "operated" {
+            let mut parts = rest.splitn(5, ' ');
             let mut next = || {
                 parts
                     .next()
                     .filter(|part| !part.is_empty())
                     .ok_or(ForeignText)
             };
-            let (id, action, by, key) = (next()?, next()?, next()?, next()?);
+            let (id, action, by, request, key) = (next()?, next()?, next()?, next()?, next()?);
             let operated = Operated {
                 by: by.into(),
+                request: request.into(),
                 key: SessionKey::literal(key),
             };
             return Ok(Self::Operated(id.parse()?, action.parse()?, operated));
@@ -170,6 +174,7 @@ mod tests {
         let key = SessionKey::literal("lock:session:u1:a b");
         let operated = Operated {
             by: "root@host".into(),
+            request: "r-1".into(),
             key: key.clone(),
         };
         let texts = [
@@ -180,7 +185,7 @@ mod tests {
             ("taken ID", Message::Taken(id)),
             ("in_use ID lock:session:u1:a b", Message::InUse(id, key)),
             (
-                "operator ID release root@host lock:session:u1:a b",
+                "operated ID release root@host r-1 lock:session:u1:a b",
                 Message::Operated(id, OperatorAction::ForceRelease, operated),
             ),
         ];
@@ -199,8 +204,9 @@ mod tests {
             "1 granted 1",
             "1 granted 1-1 k",
             "1 in_use 1-1",
-            "1 operator 1-1 steal a k",
-            "1 operator 1-1 release a",
+            "1 operated 1-1 steal a r k",
+            "1 operated 1-1 release a r",
+            "1 operated 1-1 release a r ",
             "1 sing 1-1",
         ] {
             assert_eq!(odd.parse::<Message>(), Err(ForeignText), "{odd:?} is none");

@@ -14,8 +14,8 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    Fence, HolderTurn, LockHolder, LockInfo, Message, Operated, OperatorAction, ScanCursor, Store,
-    StoreError,
+    Fence, HolderDetails, HolderTurn, LockHolder, LockInfo, Message, Operated, OperatorAction,
+    ScanCursor, Store, StoreError,
 };
 use crate::key::{Keyspace, SessionKey};
 use audit::AuditRecord;
@@ -24,6 +24,7 @@ mod audit;
 mod dequeue;
 mod report;
 mod request;
+mod stop;
 
 pub use dequeue::DequeueResult;
 pub use report::{HolderInfo, LockDetail, LockPage, LockRow};
@@ -217,6 +218,12 @@ impl Operator {
         })
     }
 
+    /// Whether a key is that of another session than these ids name. A key that isn't a lock's is nobody's.
+    pub fn is_of_others(&self, key: &str, user: Option<&str>, session: Option<&str>) -> bool {
+        let space = (self.key_space)();
+        space.contains(key) && !space.fits(key, user, session)
+    }
+
     /// Takes a lock away from its holder. The holder loses the lock, and its instance gets a message.
     ///
     /// # Errors
@@ -253,8 +260,8 @@ impl Operator {
             Some(Fence(fence)) => {
                 // From now on the record says so, even if the caller leaves.
                 record.result = audit::RELEASED;
-                if let Some(turn) = holder.turn() {
-                    self.tell_holder(&turn, OperatorAction::ForceRelease, request.by, &key)
+                if let Some(details) = holder.details() {
+                    self.tell_holder(&details, OperatorAction::ForceRelease, request.by, &key)
                         .await;
                 }
                 Ok(ForcedRelease {
@@ -294,10 +301,22 @@ impl Operator {
         let Some(holder) = holder else {
             return Err(OperatorError::NotLocked(key));
         };
-        let Some(turn) = holder.turn() else {
+        self.interrupt_holder(key, holder, request.by, record).await
+    }
+
+    /// Interrupts the turn of a holder, as [`Self::interrupt`] does.
+    async fn interrupt_holder(
+        &self,
+        key: SessionKey,
+        holder: LockHolder,
+        by: &str,
+        record: &mut AuditRecord<'_>,
+    ) -> Result<InterruptResult, OperatorError> {
+        let Some(details) = holder.details() else {
             let reason = "it is not a turn of Seriatim";
             return Err(OperatorError::NotInterruptible(key, reason));
         };
+        let turn = &details.turn;
         // Its heartbeat and its channel have other names, which this user may not be allowed to use.
         if *turn.prefix != *self.prefix {
             let reason = "its instance has another store.prefix";
@@ -308,7 +327,7 @@ impl Operator {
         if turn.has_heartbeat {
             let liveness = self.store.liveness(&turn.instance).await?;
             let Some(liveness) = liveness.filter(|liveness| liveness.epoch == turn.id.epoch) else {
-                return Err(OperatorError::gone(key, &turn, None));
+                return Err(OperatorError::gone(key, turn, None));
             };
             expires = Some(asked + liveness.ttl);
         }
@@ -316,9 +335,9 @@ impl Operator {
         let mut is_received = self.store.send_message(&turn.instance, message).await?;
         // From now on the record says so, even if the caller leaves.
         record.result = audit::INTERRUPT_SENT;
-        self.tell_holder(&turn, OperatorAction::Interrupt, request.by, &key)
+        self.tell_holder(&details, OperatorAction::Interrupt, by, &key)
             .await;
-        let released = self.wait_for_release(&key, &holder, &turn, &mut is_received);
+        let released = self.wait_for_release(&key, &holder, turn, &mut is_received);
         let released = timeout(INTERRUPT_TIMEOUT, released).await.is_ok();
         if let Some(expires) = expires.filter(|_| !released && !is_received)
             && let Ok(left) = self.store.liveness(&turn.instance).await
@@ -328,7 +347,7 @@ impl Operator {
             let left = left.filter(|left| left.epoch == turn.id.epoch);
             let recovery = left.map(|left| left.ttl);
             if recovery.is_none_or(|ttl| Instant::now() + ttl < expires + RENEWAL_SLACK) {
-                return Err(OperatorError::gone(key, &turn, recovery));
+                return Err(OperatorError::gone(key, turn, recovery));
             }
         }
         Ok(InterruptResult { key, released })
@@ -365,16 +384,19 @@ impl Operator {
     /// another prefix can't be told.
     async fn tell_holder(
         &self,
-        turn: &HolderTurn,
+        details: &HolderDetails,
         action: OperatorAction,
         by: &str,
         key: &SessionKey,
     ) {
+        let turn = &details.turn;
         if *turn.prefix != *self.prefix {
             return;
         }
+        let one_word = |text: &str| text.replace(char::is_whitespace, "_").into();
         let operated = Operated {
-            by: by.replace(char::is_whitespace, "_").into(),
+            by: one_word(by),
+            request: one_word(&details.request),
             key: key.clone(),
         };
         let message = Message::Operated(turn.id, action, operated);

@@ -57,6 +57,10 @@ pub(super) struct QueuePlace {
 /// question per second for each holder.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
+/// For how long a place is told to its client: a few rounds. It is older if the store doesn't answer, or if the process
+/// was stopped.
+const PLACE_AGE: Duration = WATCH_INTERVAL.saturating_mul(4);
+
 /// The shortest pause between two rounds.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -131,12 +135,13 @@ impl WaitQueue {
 
     /// Notes the places of turns of this session: for each of these claims its place, or 0.
     fn note_places(&self, key: &SessionKey, claims: &[ClaimId], places: &[u32]) {
+        let until = Instant::now() + PLACE_AGE;
         self.with_session(key, |waiters| {
             for waiter in waiters {
                 let at = claims.iter().position(|id| *id == waiter.claim.id);
                 if let (Some(at), Some(place)) = (at, &waiter.place) {
                     let known = places.get(at).copied().filter(|place| *place > 0);
-                    place.set(known);
+                    place.set(known, until);
                 }
             }
         });

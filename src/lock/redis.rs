@@ -16,12 +16,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{
-    AcquireReply, AcquireRequest, Claim, ClaimId, DeadHolder, Epoch, Fence, HeartbeatReply,
-    InstanceLiveness, LockHolder, LockInfo, Message, MessageHandler, QueueState, ScanCursor,
-    ScanPage, Store, StoreFuture, Ticket, WatchedQueue, Withdrawal, millis,
+    AcquireReply, AcquireRequest, AnswerEntry, AnswerLookup, AnswerWrite, Claim, ClaimId,
+    DeadHolder, EntryPlace, Epoch, Fence, HeartbeatReply, InstanceLiveness, LockHolder, LockInfo,
+    Message, MessageHandler, QueueState, ScanCursor, ScanPage, Store, StoreFuture, Ticket,
+    WatchedQueue, Withdrawal, millis,
 };
 use crate::key::{Keyspace, SessionKey};
-use access::AccessAttempt;
 use clock::{RedisClock, micros};
 use command::StoreCommand;
 use connection::ChannelListener;
@@ -31,6 +31,7 @@ use routes::{RedisRoutes, SharedTopology};
 
 mod access;
 mod address;
+mod answers;
 mod clock;
 mod cluster;
 mod command;
@@ -218,14 +219,17 @@ impl RedisStore {
         claim: &Claim,
         parse: fn(bool, bool) -> T,
     ) -> StoreFuture<T> {
-        let mut command = self
-            .names
-            .session(&claim.key)
-            .call(&scripts::RELEASE, CLAIM_BYTES);
+        let mut command = self.names.call_about(claim, &scripts::RELEASE, CLAIM_BYTES);
         command
             .arg(claim.token.as_str())
             .arg(claim.not_after())
             .arg(claim.id.to_string());
+        if let Some(once) = &claim.once {
+            command
+                .arg(once.describe(claim.id))
+                .arg(millis(once.turn.keep))
+                .arg(u8::from(once.sent_flag().is_set()));
+        }
         let slot = self.routes.slot(claim.key.as_str());
         self.send(name, slot, command, move |value| match value {
             Value::Int(bits) => Some(parse(bits & 1 != 0, bits & 2 != 0)),
@@ -240,8 +244,7 @@ impl Store for RedisStore {
         let (claim, request) = (Arc::clone(claim), request.clone());
         let command = self
             .names
-            .session(&claim.key)
-            .call(&scripts::ACQUIRE, CLAIM_BYTES);
+            .call_about(&claim, &scripts::ACQUIRE, CLAIM_BYTES);
         let waits = request.queue.is_some();
         let channel = waits.then(|| self.names.instance(&claim.instance));
         let names = self.names.clone();
@@ -254,6 +257,11 @@ impl Store for RedisStore {
                     .arg(claim.token.as_str())
                     .arg(millis(claim.lease))
                     .arg(not_after);
+                if let Some(once) = &claim.once {
+                    command
+                        .arg(once.describe(claim.id))
+                        .arg(millis(once.record_ttl(claim.lease)));
+                }
                 add_request(&mut command, &claim, &request, channel.as_deref());
                 Cow::Owned(command)
             };
@@ -306,11 +314,20 @@ impl Store for RedisStore {
         let keys: Vec<_> = claims.iter().map(|claim| &claim.key).collect();
         let build = |group: &[usize]| {
             let (keys, bytes) = (group.iter().map(|at| keys[*at]), group.len() * CLAIM_BYTES);
-            let mut command = self
-                .names
-                .call_for(keys, &scripts::EXTEND, LOCK_AND_FENCE, bytes);
-            for claim in group.iter().map(|at| &claims[*at]) {
-                command.arg(claim.token.as_str()).arg(millis(claim.lease));
+            let claims = group.iter().map(|at| &claims[*at]);
+            let records = claims
+                .clone()
+                .filter_map(|claim| self.names.record_of(claim));
+            let records: Vec<_> = records.collect();
+            let mut command =
+                self.names
+                    .call_for(keys, &records, &scripts::EXTEND, LOCK_AND_FENCE, bytes);
+            for claim in claims {
+                let record_ttl = claim.once.as_ref().map(|once| once.record_ttl(claim.lease));
+                command
+                    .arg(claim.token.as_str())
+                    .arg(millis(claim.lease))
+                    .arg(record_ttl.map_or(0, millis));
             }
             command
         };
@@ -347,7 +364,9 @@ impl Store for RedisStore {
                 group.iter().map(|at| keys[*at]),
                 CLAIM_BYTES + waiters * ID_BYTES,
             );
-            let mut command = self.names.call_for(keys, &scripts::WATCH, ALL_KEYS, bytes);
+            let mut command = self
+                .names
+                .call_for(keys, &[], &scripts::WATCH, ALL_KEYS, bytes);
             command.arg(&channel);
             for queue in queues {
                 add_dead_holder(&mut command, queue.take_over.as_ref());
@@ -411,7 +430,9 @@ impl Store for RedisStore {
         let keys: Vec<_> = keys.iter().collect();
         let build = |group: &[usize]| {
             let keys = group.iter().map(|at| keys[*at]);
-            let mut command = self.names.call_for(keys, &scripts::INSPECT, ALL_KEYS, 0);
+            let mut command = self
+                .names
+                .call_for(keys, &[], &scripts::INSPECT, ALL_KEYS, 0);
             command.arg(if with_queue { MAX_LISTED } else { 0 });
             command
         };
@@ -514,34 +535,38 @@ impl Store for RedisStore {
     }
 
     fn check_access(&self, key: &SessionKey) -> StoreFuture<()> {
-        let attempts = AccessAttempt::all(self.names.session(key), self.instance.as_ref());
-        let (routes, channel) = (self.routes.clone(), self.instance.clone());
-        let key = key.clone();
-        Box::pin(async move {
-            // An error of the connection is about none of the attempts. It may be about the channel, to which
-            // each new connection subscribes.
-            let time = cmd("TIME");
-            let sent = routes.send(routes.slot(key.as_str()), StoreCommand::CheckAccess, |_| {
-                Cow::Borrowed(&time)
-            });
-            sent.await.map_err(|error| match &channel {
-                Some(channel) if access::is_channel_denied(&error) => {
-                    access::name_denied(error, &format!("SUBSCRIBE {channel}"))
-                }
-                _ => error,
-            })?;
-            for AccessAttempt { command, key, text } in attempts {
-                let sent = routes.exchange(routes.slot(&key), StoreCommand::CheckAccess, |_| {
-                    Cow::Borrowed(&command)
-                });
-                let denied = |error| AccessAttempt::denied(&text, error);
-                if let Some(error) = sent.await.err().and_then(denied) {
-                    routes.count_failure();
-                    return Err(error);
-                }
-            }
-            Ok(())
-        })
+        self.try_access(key)
+    }
+
+    fn keeps_answers(&self) -> bool {
+        true
+    }
+
+    fn write_answer(
+        &self,
+        key: &SessionKey,
+        turn: ClaimId,
+        write: &AnswerWrite,
+    ) -> StoreFuture<bool> {
+        self.write_to_answer(key, turn, write)
+    }
+
+    fn find_answer(&self, key: &SessionKey) -> StoreFuture<AnswerLookup> {
+        self.look_up_answer(key)
+    }
+
+    fn read_answer(
+        &self,
+        key: &SessionKey,
+        turn: ClaimId,
+        after: EntryPlace,
+        limit: usize,
+    ) -> StoreFuture<Option<Vec<AnswerEntry>>> {
+        self.read_from_answer(key, turn, after, limit)
+    }
+
+    fn check_answer_access(&self, key: &SessionKey) -> StoreFuture<()> {
+        self.try_answer_access(key)
     }
 }
 

@@ -71,13 +71,18 @@ struct TestLock<'i> {
 // === impl Instance ===
 
 impl Instance {
-    /// Takes a test lock whose key is made by `template`, extends it, hands it over and releases it.
+    /// Takes a test lock whose key is made by `template`, extends it, hands it over and releases it. `keeps_answers`: also
+    /// tests whether answers can be kept.
     ///
     /// Cancel-safe: what is left in the store then expires.
     ///
     /// # Errors
     /// When the instance has no heartbeat, or a step fails. The error names the step and the key.
-    pub async fn self_test(&self, template: &KeyTemplate) -> Result<(), SelfTestError> {
+    pub async fn self_test(
+        &self,
+        template: &KeyTemplate,
+        keeps_answers: bool,
+    ) -> Result<(), SelfTestError> {
         // Keyed by the system's random numbers, so nobody can guess it.
         let random = RandomState::new().build_hasher().finish();
         let key = template.fill(USER, &format!("{NAME}-{random:016x}"));
@@ -97,7 +102,7 @@ impl Instance {
             holder,
             waiter,
         };
-        test.check_access().await?;
+        test.check_access(keeps_answers).await?;
         let result = test.run().await;
         if result.is_err() {
             for claim in [&test.waiter, &test.holder] {
@@ -113,10 +118,14 @@ impl Instance {
 
 impl TestLock<'_> {
     /// What precedes the first command that leaves something in the store.
-    async fn check_access(&self) -> Result<(), SelfTestError> {
+    async fn check_access(&self, keeps_answers: bool) -> Result<(), SelfTestError> {
         // First: without one of these rights there may be no heartbeat.
         let checked = self.instance.store.check_access(&self.key);
         self.step("looked for", checked, |()| true).await?;
+        if keeps_answers {
+            let checked = self.instance.store.check_answer_access(&self.key);
+            self.step("looked for", checked, |()| true).await?;
+        }
         let alive = self.instance.wait_until_alive().await;
         alive.map_err(SelfTestError::NotAlive)
     }

@@ -16,7 +16,9 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Claim, ClaimId, Epoch, LockHolder, Message};
+use super::{
+    AnswerEntry, AnswerLookup, AnswerWrite, Claim, ClaimId, EntryPlace, Epoch, LockHolder, Message,
+};
 use crate::key::{Keyspace, SessionKey};
 
 /// A number that rises with every acquisition of a session's lock: microseconds since 1970 by the
@@ -74,6 +76,10 @@ pub enum AcquireReply {
     Superseded,
     /// An operator has taken the claim out of the queue.
     Dequeued,
+    /// The session has seen another turn with the claim's once id. The claim keeps a place or an offer that it had.
+    Repeated(RepeatedTurn),
+    /// As [`AcquireReply::Repeated`], but that turn was another request.
+    KeyReused,
     /// The dead holder of the request has lost the lock just now, and this is the reply apart from that.
     TookOver(Box<AcquireReply>),
 }
@@ -88,6 +94,32 @@ pub struct BusySession {
     pub age: Option<Duration>,
     /// How many turns wait for the lock. Some of them may be gone, and not be noticed yet.
     pub waiters: usize,
+}
+
+/// Another turn with the once id of a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RepeatedTurn {
+    /// The id by which the turn is known.
+    pub turn: ClaimId,
+    /// What the store knows of it.
+    pub state: RepeatedState,
+    /// What the lock's value is while the turn holds it; `None`: the turn has ended.
+    pub holder: Option<LockHolder>,
+    /// How busy the session is.
+    pub session: BusySession,
+}
+
+/// What a store knows of a turn that a request repeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RepeatedState {
+    /// The turn waits for its lock, or is about to take it.
+    Waits,
+    /// The turn has its lock.
+    Runs,
+    /// The turn has ended, and its backend may have run it.
+    Ended,
+    /// The turn had its lock and doesn't have it any more, and nobody has said how it ended.
+    InDoubt,
 }
 
 /// A queue in which turns of an instance wait.
@@ -263,7 +295,8 @@ pub type StoreFuture<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + S
 /// Where locks live. Every operation may be repeated when its outcome isn't known.
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Takes the lock if it is free and nobody waits for it. Otherwise the claim joins the queue, if the
-    /// request says so. A repetition with the same token is granted again, and keeps its place.
+    /// request says so. A repetition with the same token is granted again, and keeps its place. A claim whose
+    /// turn is executed once is refused if the session has seen another turn with its once id.
     fn acquire(&self, claim: &Arc<Claim>, request: &AcquireRequest) -> StoreFuture<AcquireReply>;
 
     /// The number of the current connection, or of the last one; 0 for a store that needs none. A store may have
@@ -294,7 +327,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// has the lock did not answer. It is an error if none answered.
     fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<Option<bool>>>;
 
-    /// Frees the lock and offers it to the first waiter; `false` if the claim did not hold it.
+    /// Frees the lock and offers it to the first waiter; `false` if the claim did not hold it. A turn that is executed
+    /// once is remembered if its backend may have run it, and otherwise forgotten.
     fn release(&self, claim: &Claim) -> StoreFuture<bool>;
 
     /// Removes a claim from the queue, and frees its lock if the claim got it. The reply says whether an
@@ -357,6 +391,44 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn check_access(&self, _key: &SessionKey) -> StoreFuture<()> {
         Box::pin(ready(Ok(())))
     }
+
+    /// Whether the store keeps answers for other replicas. One that doesn't has none, and keeps none.
+    fn keeps_answers(&self) -> bool {
+        false
+    }
+
+    /// Adds to the answer that the store keeps of this turn; `false` if the store doesn't have what was written
+    /// before. Then nothing is left of the answer.
+    fn write_answer(
+        &self,
+        _key: &SessionKey,
+        _turn: ClaimId,
+        _write: &AnswerWrite,
+    ) -> StoreFuture<bool> {
+        Box::pin(ready(Ok(false)))
+    }
+
+    /// Finds out which answers the store has for a session. Changes nothing.
+    fn find_answer(&self, _key: &SessionKey) -> StoreFuture<AnswerLookup> {
+        Box::pin(ready(Ok(AnswerLookup::default())))
+    }
+
+    /// Reads the entries of a kept answer behind the place `after`, `limit` of them at most; `None` if the store doesn't
+    /// have the answer. Changes nothing.
+    fn read_answer(
+        &self,
+        _key: &SessionKey,
+        _turn: ClaimId,
+        _after: EntryPlace,
+        _limit: usize,
+    ) -> StoreFuture<Option<Vec<AnswerEntry>>> {
+        Box::pin(ready(Ok(None)))
+    }
+
+    /// Like [`Store::check_access`], for what kept answers need.
+    fn check_answer_access(&self, _key: &SessionKey) -> StoreFuture<()> {
+        Box::pin(ready(Ok(())))
+    }
 }
 
 /// A waiter loses its turn when its instance has not watched the queue for this long, and has to join
@@ -409,7 +481,9 @@ impl AcquireReply {
             | Self::Waiting(..)
             | Self::QueueFull(_)
             | Self::Superseded
-            | Self::Dequeued => false,
+            | Self::Dequeued
+            | Self::Repeated(_)
+            | Self::KeyReused => false,
         }
     }
 }

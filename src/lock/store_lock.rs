@@ -16,7 +16,9 @@ use super::claim_state::ClaimState;
 use super::extender::Extension;
 use super::lock_client::LockClient;
 use super::registry::ClaimRegistration;
-use super::{Claim, ClaimId, Fence, LockLoss, LockOptions, StoreError, StoreFuture};
+use super::{
+    Claim, ClaimId, Fence, LockLoss, LockOptions, OnceClaim, SentFlag, StoreError, StoreFuture,
+};
 use crate::metrics::HeldGauge;
 
 /// A lock that one claim holds in one store.
@@ -113,6 +115,11 @@ impl StoreLock {
     /// The number of this acquisition.
     pub(super) fn fence(&self) -> Fence {
         self.fence
+    }
+
+    /// What tells whether the turn's backend may have run the turn; `None`: the turn isn't executed once.
+    pub(super) fn sent_flag(&self) -> Option<&SentFlag> {
+        self.claim.once.as_ref().map(OnceClaim::sent_flag)
     }
 
     /// The state of the claim that holds the lock.

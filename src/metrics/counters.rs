@@ -38,6 +38,7 @@ pub(super) struct Counters {
     pub(super) held: Gauge,
     pub(super) lock_ages: LockAgeSources,
     pub(super) waiters: Arc<WaitersGauge>,
+    pub(super) answers: AnswerCounters,
     pub(super) buffered: Arc<AtomicUsize>,
     pub(super) buffered_limit: Gauge,
     pub(super) connections: Arc<AtomicUsize>,
@@ -48,6 +49,15 @@ pub(super) struct Counters {
     pub(super) reloads: Family<ReloadLabels, Counter>,
     pub(super) is_as_configured: Gauge,
     pub(super) draining: Gauge,
+}
+
+/// The kept answers of turns.
+#[derive(Debug)]
+pub(super) struct AnswerCounters {
+    pub(super) viewers: Gauge,
+    pub(super) kept: Arc<AtomicUsize>,
+    pub(super) kept_bytes: Arc<AtomicUsize>,
+    pub(super) too_long: Counter,
 }
 
 /// The turns that wait in the queues of their sessions.
@@ -174,6 +184,7 @@ impl Counters {
             held: registered(it, "locks_held", "Locks that turns of this process hold"),
             lock_ages: LockAgeSources::register(it),
             waiters: Arc::new(waiters),
+            answers: AnswerCounters::register(it),
             buffered,
             buffered_limit: registered(
                 it,
@@ -201,6 +212,33 @@ impl Counters {
             is_as_configured,
             draining: registered(it, "draining", "1 while this process is stopping"),
             registry,
+        }
+    }
+}
+
+impl AnswerCounters {
+    fn register(registry: &mut Registry) -> Self {
+        Self {
+            viewers: registered(
+                registry,
+                "viewers",
+                "Requests that read the answer of another request's turn at the moment, or wait for its head",
+            ),
+            kept: shared_gauge(
+                registry,
+                "kept_answers",
+                "Answers of turns that are kept, those of running turns included",
+            ),
+            kept_bytes: shared_gauge(
+                registry,
+                "kept_answer_bytes",
+                "Bytes of the answers that are kept or still read",
+            ),
+            too_long: registered(
+                registry,
+                "long_answers",
+                "Answers that aren't kept whole, because they are over replay.max_turn or replay.max_total is reached",
+            ),
         }
     }
 }

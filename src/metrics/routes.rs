@@ -35,7 +35,18 @@ pub struct RouteMetrics {
     hold: OnceLock<Histogram>,
     first_byte: OnceLock<Histogram>,
     early: OnceLock<Counter>,
+    replays: [OnceLock<Counter>; ReplayKind::ALL.len()],
+    comments: OnceLock<Counter>,
     turns: AtomicU64,
+}
+
+/// What a request gets that reads the answer of another request's turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayKind {
+    /// The answer of a turn that runs.
+    Live,
+    /// An answer that has ended.
+    Kept,
 }
 
 /// How long the parts of a request took; `None` for a part that it did not reach.
@@ -57,12 +68,20 @@ pub(super) struct RouteFamilies {
     hold: Family<RouteLabels, Histogram, fn() -> Histogram>,
     first_byte: Family<RouteLabels, Histogram, fn() -> Histogram>,
     early: Family<RouteLabels, Counter>,
+    replays: Family<ReplayLabels, Counter>,
+    comments: Family<RouteLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     route: Arc<str>,
     outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReplayLabels {
+    route: Arc<str>,
+    kind: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -84,6 +103,19 @@ const HOLDS: [f64; 15] = [
 const FIRST_BYTES: [f64; 15] = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
 ];
+
+// === impl ReplayKind ===
+
+impl ReplayKind {
+    const ALL: [Self; 2] = [Self::Live, Self::Kept];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Kept => "kept",
+        }
+    }
+}
 
 // === impl RouteMetricsTable ===
 
@@ -111,6 +143,8 @@ impl RouteMetrics {
             hold: OnceLock::new(),
             first_byte: OnceLock::new(),
             early: OnceLock::new(),
+            replays: [const { OnceLock::new() }; ReplayKind::ALL.len()],
+            comments: OnceLock::new(),
             turns: AtomicU64::new(0),
         }
     }
@@ -122,10 +156,31 @@ impl RouteMetrics {
 
     /// Counts a response that begins while its turn waits.
     pub fn response_began_early(&self) {
-        let counter = self.early.get_or_init(|| {
-            self.families.early.get_or_create_owned(&RouteLabels {
+        self.count(&self.early, &self.families.early);
+    }
+
+    /// Counts a comment that keeps a client, or an event in its place.
+    pub fn comment_sent(&self) {
+        self.count(&self.comments, &self.families.comments);
+    }
+
+    fn count(&self, counter: &OnceLock<Counter>, family: &Family<RouteLabels, Counter>) {
+        let counter = counter.get_or_init(|| {
+            family.get_or_create_owned(&RouteLabels {
                 route: Arc::clone(&self.name),
             })
+        });
+        counter.inc();
+    }
+
+    /// Counts a request that reads the answer of another request's turn.
+    pub fn replayed(&self, kind: ReplayKind) {
+        let counter = self.replays[kind as usize].get_or_init(|| {
+            let label = ReplayLabels {
+                route: Arc::clone(&self.name),
+                kind: kind.as_str(),
+            };
+            self.families.replays.get_or_create_owned(&label)
         });
         counter.inc();
     }
@@ -192,6 +247,8 @@ impl RouteFamilies {
             hold: Family::new_with_constructor(holds),
             first_byte: Family::new_with_constructor(first_bytes),
             early: Family::default(),
+            replays: Family::default(),
+            comments: Family::default(),
         };
         registry.register(
             "requests",
@@ -217,6 +274,16 @@ impl RouteFamilies {
             "early_responses",
             "Responses that began while their turns waited in the queue",
             Family::clone(&families.early),
+        );
+        registry.register(
+            "replays",
+            "Requests that read the answer of another request's turn: live (it runs), kept (it has ended)",
+            Family::clone(&families.replays),
+        );
+        registry.register(
+            "keep_alive_comments",
+            "Comments, and events in their place, that kept clients while nothing else was sent",
+            Family::clone(&families.comments),
         );
         Arc::new(families)
     }

@@ -6,6 +6,8 @@
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
+use crate::http_syntax::weighted_items;
+
 /// A text format for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpositionFormat {
@@ -20,15 +22,8 @@ pub enum ExpositionFormat {
 impl ExpositionFormat {
     /// The format for a value of `accept`: OpenMetrics if it names that with a weight above 0.
     pub fn wanted(accept: Option<&str>) -> Self {
-        let named = accept.unwrap_or_default().split(',').any(|range| {
-            let mut parts = range.split(';').map(str::trim);
-            let is_it = parts
-                .next()
-                .is_some_and(|kind| kind.eq_ignore_ascii_case("application/openmetrics-text"));
-            let weight = parts.find_map(|part| part.strip_prefix("q="));
-            is_it && weight.is_none_or(|weight| weight.parse().is_ok_and(|q: f32| q > 0.0))
-        });
-        if named {
+        let mut kinds = weighted_items(accept.unwrap_or_default());
+        if kinds.any(|(kind, _)| kind.eq_ignore_ascii_case("application/openmetrics-text")) {
             Self::OpenMetrics
         } else {
             Self::Classic

@@ -12,14 +12,17 @@ use super::body_timer::BodyLimits;
 use super::forward::{OutgoingBody, ReadAheadLimit};
 use super::keep_alive::{EarlyResponse, WaitingTurn};
 use super::record::RequestRecord;
-use super::refusal::{BusyNotice, BusyReason, ErrorFormat, Refusal, SentenceLanguage};
+use super::refusal::{
+    BusyNotice, BusyReason, ErrorFormat, Refusal, RepeatReason, SentenceLanguage,
+};
 use crate::budget::Budget;
 use crate::config::{Config, NestedCalls, RetryAfter, TurnConfig};
 use crate::drain::DrainWatch;
-use crate::key::SessionKey;
+use crate::key::{OnceKey, SessionKey};
 use crate::listen::ClientConnection;
 use crate::lock::{
-    AcquireError, BusySession, CallChain, LockGuard, LockLoss, Locks, TurnTag, WaitPlace,
+    AcquireError, BusySession, CallChain, ClaimId, LockGuard, LockLoss, LockRequest, Locks,
+    RepeatedState, TurnTag, WaitPlace,
 };
 use crate::trace::{self, TurnTrace};
 
@@ -38,6 +41,8 @@ pub(super) struct TurnLock<'t> {
     pub(super) headers: &'t HeaderMap,
     /// The turns that wait for the request; `None`: no turn does.
     pub(super) callers: Option<&'t CallChain>,
+    /// What tells whether the turn repeats another one; `None`: nothing does.
+    pub(super) once: Option<&'t OnceKey>,
     /// Where the turn may ask for a response before its own; `None`: its client reads no event stream.
     pub(super) early: Option<&'t EarlyResponse>,
     /// The format and the language of an error.
@@ -45,9 +50,27 @@ pub(super) struct TurnLock<'t> {
     pub(super) language: SentenceLanguage,
 }
 
+/// Why a turn did not get its lock.
+pub(super) struct RefusedLock {
+    pub(super) refusal: Refusal,
+    /// The turn that the request repeats; `None`: it repeats none.
+    pub(super) repeats: Option<(ClaimId, RepeatedState)>,
+}
+
 /// After how long a turn counts as waiting, so that its body is read ahead or may be taken back. Taking
 /// a free lock takes less.
 const WAITS_AFTER: Duration = Duration::from_millis(100);
+
+// === impl RefusedLock ===
+
+impl From<Refusal> for RefusedLock {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            repeats: None,
+        }
+    }
+}
 
 // === impl TurnLock ===
 
@@ -60,11 +83,11 @@ impl TurnLock<'_> {
     /// When the lock is not granted, when the process begins to stop, or when the body breaks off or
     /// is too slow.
     pub(super) async fn acquire(
-        self,
+        &self,
         key: SessionKey,
         body: &mut OutgoingBody,
         record: &mut RequestRecord,
-    ) -> Result<LockGuard, Refusal> {
+    ) -> Result<LockGuard, RefusedLock> {
         let (limits, lock) = (&self.config.limits, &self.turn.lock);
         let read_ahead = ReadAheadLimit {
             budget: self.budget,
@@ -83,8 +106,15 @@ impl TurnLock<'_> {
         let callers = self.callers();
         let early = self.early.zip(lock.keep_alive);
         let place = early.map(|_| Arc::<WaitPlace>::default());
-        let (route, options) = (self.route, &lock.options);
-        let acquiring = locks.acquire(key, route, request_id, &callers, options, place.as_ref());
+        let asked = LockRequest {
+            route: self.route,
+            request: request_id,
+            callers: &callers,
+            place: place.as_ref(),
+            once: self.once.map(|once| (once, lock.once_for)),
+            is_kept: lock.replay,
+        };
+        let acquiring = locks.acquire(key, asked, &lock.options);
         let acquired = if lock.options.blocking {
             let keeping = self.keep_client(early, place.as_ref(), record);
             let mut drain = self.drain.clone();
@@ -94,15 +124,15 @@ impl TurnLock<'_> {
             };
             tokio::select! {
                 biased;
-                acquired = acquiring => acquired.map_err(|error| self.refusal(error, record)),
+                acquired = acquiring => acquired.map_err(|error| self.refused(error, record)),
                 // Another replica has the time to wait. Dropping the future leaves the queue.
-                () = drain.draining() => Err(Refusal::Draining),
+                () = drain.draining() => Err(Refusal::Draining.into()),
                 // The client has left, or others need the memory that the body takes.
-                error = waiting => Err(Refusal::Session(error.into())),
+                error = waiting => Err(Refusal::Session(error.into()).into()),
                 never = keeping => match never {},
             }
         } else {
-            acquiring.await.map_err(|error| self.refusal(error, record))
+            acquiring.await.map_err(|error| self.refused(error, record))
         };
         if let Some(early) = self.early {
             early.wait_ended();
@@ -138,7 +168,7 @@ impl TurnLock<'_> {
             }
             record.response_began_early(self.config.timeouts.idle_stream);
             early.want(WaitingTurn {
-                client: record.client.clone(),
+                comments: record.comments().clone(),
                 interval,
                 event: self.turn.lock.queue_events.clone(),
                 place: Arc::clone(place),
@@ -169,6 +199,17 @@ impl TurnLock<'_> {
         Box::new(TurnTrace::new(tag.as_u128(), tags))
     }
 
+    fn refused(&self, error: AcquireError, record: &RequestRecord) -> RefusedLock {
+        let repeats = match &error {
+            AcquireError::Repeated(_, first) => Some((first.turn, first.state)),
+            _ => None,
+        };
+        RefusedLock {
+            refusal: self.refusal(error, record),
+            repeats,
+        }
+    }
+
     fn refusal(&self, error: AcquireError, record: &RequestRecord) -> Refusal {
         let busy = |why, key, session| {
             let notice = self.notice(why, session, record);
@@ -183,6 +224,16 @@ impl TurnLock<'_> {
             AcquireError::TimedOut(key, _, session) => busy(BusyReason::TimedOut, key, session),
             AcquireError::Superseded(_) => Refusal::Superseded,
             AcquireError::Dequeued(_) => Refusal::Dequeued,
+            AcquireError::Repeated(key, first) => {
+                // While the first turn waits, those before it may be all that wait.
+                let why = match first.state {
+                    RepeatedState::Waits => BusyReason::NoWaiting,
+                    _ => BusyReason::QueueFull,
+                };
+                let notice = self.notice(why, Some(first.session), record);
+                Refusal::Repeat(key, RepeatReason::new(&first, notice))
+            }
+            AcquireError::KeyReused(key) => Refusal::Repeat(key, RepeatReason::KeyReused),
             AcquireError::Taken(_) => Refusal::LockLost(LockLoss::Taken),
             AcquireError::Store(error) => Refusal::Store(error),
         }

@@ -35,7 +35,7 @@ pub struct CorsMemory(Arc<RwLock<RememberedGrants>>);
 
 /// The origin of the page that sent a request.
 pub(super) struct RequestOrigin {
-    value: HeaderValue,
+    pub(super) value: HeaderValue,
     /// Whether the request is a preflight: it asks, for another request, what the backend allows.
     pub(super) is_preflight: bool,
 }

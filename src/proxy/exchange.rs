@@ -8,13 +8,12 @@ use std::future::{pending, poll_fn};
 use std::mem::replace;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use http::header::ACCEPT_ENCODING;
 use http::request::Parts;
-use http::{Request, Response, Version};
+use http::{Request, Response, StatusCode, Version};
 use tokio::time::{Instant, sleep_until};
 
 use super::end::{End, leave};
@@ -27,9 +26,10 @@ use super::forward::{
 use super::orphan::Orphans;
 use super::record::RequestRecord;
 use super::refusal::Refusal;
+use crate::answer::AnswerWriter;
 use crate::drain::DrainWatch;
 use crate::listen::ClientConnection;
-use crate::lock::LockGuard;
+use crate::lock::{LockGuard, SentFlag};
 
 /// A request on its way to its backend.
 pub(super) struct Exchange<'t> {
@@ -44,11 +44,13 @@ pub(super) struct Exchange<'t> {
 struct DetachableRequest<'t> {
     sending: SendFuture,
     /// Whether the backend may have got a byte of the request.
-    has_begun: Arc<AtomicBool>,
+    has_begun: SentFlag,
     timeout: &'t ResponseTimeout,
     held: Option<LockGuard>,
     orphans: &'t Orphans,
     record: &'t mut RequestRecord,
+    /// Writes the turn's answer for other requests; `None`: it isn't kept.
+    answer: &'t mut Option<Box<AnswerWriter>>,
 }
 
 /// Turns the head and the body of a client's request into a request for `backend`. `held` is the turn's lock,
@@ -93,6 +95,18 @@ pub(super) async fn for_backend(
     request
 }
 
+/// Notes in the flag of a turn whether the backend says by its status that it has not run the turn: 425 (RFC 8470 §5.2),
+/// 429 (RFC 6585 §4) or 503 (RFC 9110 §15.6.4).
+fn note(response: &Response<BackendBody>, flag: Option<&SentFlag>) {
+    let is_refused = matches!(
+        response.status(),
+        StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+    );
+    if let Some(flag) = flag.filter(|_| is_refused) {
+        flag.note_refused();
+    }
+}
+
 // === impl Exchange ===
 
 impl Exchange<'_> {
@@ -109,11 +123,20 @@ impl Exchange<'_> {
     ) -> Result<Response<BackendBody>, Refusal> {
         let deadline = held.as_ref().and_then(LockGuard::deadline).cloned();
         let is_turn = held.is_some();
-        let sending = pin!(self.backend.send(request, is_turn, deadline.as_ref(), None));
+        let flag = held.as_ref().and_then(LockGuard::sent_flag).cloned();
+        let sending = pin!(async {
+            let has_begun = flag.as_ref().map(SentFlag::as_bool);
+            let sending = self
+                .backend
+                .send(request, is_turn, deadline.as_ref(), has_begun);
+            sending
+                .await
+                .inspect(|response| note(response, flag.as_ref()))
+        });
         self.response_head(sending, held).await
     }
 
-    /// Sends the request of a turn that goes on in `orphans` when its client leaves, which drops this
+    /// Sends the request of a turn that goes on in `orphans`, with `answer`, when its client leaves, which drops this
     /// future.
     ///
     /// # Errors
@@ -124,20 +147,25 @@ impl Exchange<'_> {
         held: &mut Option<LockGuard>,
         orphans: &Orphans,
         record: &mut RequestRecord,
+        answer: &mut Option<Box<AnswerWriter>>,
     ) -> Result<Response<BackendBody>, Refusal> {
         let deadline = held.as_ref().and_then(LockGuard::deadline).cloned();
-        let (backend, has_begun) = (Arc::clone(self.backend), Arc::<AtomicBool>::default());
+        let flag = held.as_ref().and_then(LockGuard::sent_flag).cloned();
+        let (backend, flag) = (Arc::clone(self.backend), flag.unwrap_or_default());
         let mut detachable = DetachableRequest {
-            has_begun: Arc::clone(&has_begun),
+            has_begun: flag.clone(),
             sending: Box::pin(async move {
-                let (is_turn, has_begun) = (true, Some(&*has_begun));
+                let (is_turn, has_begun) = (true, Some(flag.as_bool()));
                 let sending = backend.send(request, is_turn, deadline.as_ref(), has_begun);
-                sending.await
+                sending
+                    .await
+                    .inspect(|response| note(response, Some(&flag)))
             }),
             timeout: self.timeout,
             held: held.take(),
             orphans,
             record,
+            answer,
         };
         let sending = detachable.sending.as_mut();
         let sent = self.response_head(sending, &mut detachable.held).await;
@@ -202,10 +230,11 @@ impl Drop for DetachableRequest<'_> {
         };
         // An empty future takes no allocation.
         let sending = replace(&mut self.sending, Box::pin(pending()));
-        let has_begun = self.has_begun.load(Ordering::Relaxed);
-        if has_begun && held.must_stop().is_none() && self.orphans.may_adopt(None) {
+        if self.has_begun.is_set() && held.must_stop().is_none() && self.orphans.may_adopt(None) {
             let (give_up, record) = (self.timeout.response_due(), self.record.take());
-            self.orphans.adopt_request(sending, give_up, held, record);
+            let answer = self.answer.take();
+            self.orphans
+                .adopt_request(sending, give_up, held, record, answer);
         } else {
             drop(leave(sending, Some(held), End::Disconnected(None)));
         }

@@ -20,7 +20,7 @@ use super::refusal::Refusal;
 use super::route::{Candidates, Router};
 use super::session::{self, NeededLock, ReadBounds, UnreadBody};
 use crate::budget::Budget;
-use crate::config::{Config, LockConfig, Route, Unmatched};
+use crate::config::{Config, LockConfig, Route, SessionAction, Unmatched};
 use crate::listen::check_head;
 use crate::outcome::Outcome;
 use recorder::Recorder;
@@ -63,6 +63,7 @@ pub async fn explain(config: &Config, mut head: Parts, body: Bytes) -> Explained
         skipped: Vec::new(),
         templates: Vec::new(),
         outcome: ExplainedOutcome::Passes,
+        once: None,
         keeps_client: None,
         is_preflight: false,
         body_error: None,
@@ -112,12 +113,25 @@ pub async fn explain(config: &Config, mut head: Parts, body: Bytes) -> Explained
     let own = matched.and_then(|matched| matched.route.upstream.as_ref());
     let has_backend = own.or(config.upstream.as_ref()).is_some();
     let is_rejected = matched.is_none() && config.unmatched == Unmatched::Reject;
+    if let Ok(session) = &lookup.session {
+        explained.once.clone_from(&session.once);
+    }
+    let action = matched.and_then(|it| Some(it.route.turn.as_ref()?.action()));
     explained.outcome = match lookup.session {
         _ if is_rejected || !has_backend => refused(&Refusal::NoRoute),
         Err(error) => refused(&Refusal::Session(error)),
         Ok(session) => match session.lock {
-            NeededLock::Session(key) => ExplainedOutcome::Locks(key),
+            NeededLock::Session { key, .. } => match action {
+                Some(SessionAction::Attach) => ExplainedOutcome::Attaches(key),
+                Some(SessionAction::Stop) => ExplainedOutcome::Stops(key),
+                Some(SessionAction::Turn) | None => ExplainedOutcome::Locks(key),
+            },
             NeededLock::Unneeded => ExplainedOutcome::Passes,
+            NeededLock::NoSession(error)
+                if action.is_some_and(|action| action != SessionAction::Turn) =>
+            {
+                refused(&Refusal::Session(error))
+            }
             NeededLock::NoSession(_) => ExplainedOutcome::NoSession {
                 code: Outcome::NoSession.as_str(),
             },
@@ -211,10 +225,10 @@ fn unmet_by_head(route: &Route, head: &Parts, has_body: bool) -> UnmetCondition 
     }
 }
 
-/// Whether a turn with this head may get a response while it waits; `None`: no turn of its route waits, or the route
-/// has no `keep_alive`.
+/// Whether a turn with this head may get a response while it waits; `None`: no turn of its route waits for so long, or
+/// the route has no `keep_alive`.
 fn kept_client(lock: &LockConfig, head: &Parts) -> Option<KeptClient> {
-    let is_kept = lock.keep_alive.is_some() && lock.options.enforce && lock.options.blocking;
+    let is_kept = lock.keeps_waiting_clients() && lock.options.enforce;
     is_kept.then(|| {
         if head.method == Method::HEAD {
             KeptClient::HasNoBody

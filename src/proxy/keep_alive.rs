@@ -21,11 +21,13 @@ use http_body_util::{Either, Full};
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::refusal::{ErrorFormat, Refusal, SentenceLanguage};
-use super::stream::{GuardedBody, ResponseAborted};
+use super::record::CommentCounter;
+use super::refusal::{ErrorFormat, SentenceLanguage, StreamError, UnfitResponse};
+use super::stream::ResponseAborted;
+use super::{SentBody, TurnBody};
 use crate::config::{EventName, StreamKind};
+use crate::http_syntax::weighted_items;
 use crate::lock::WaitPlace;
-use crate::wire::Bounds;
 
 /// Where a waiting turn asks for a response before its own, and where its request's handler finds that. Clones share
 /// one value.
@@ -48,8 +50,7 @@ enum EarlyStep {
 
 /// What the client of a waiting turn is told.
 pub(super) struct WaitingTurn {
-    /// The bounds of the client's connection.
-    pub(super) client: Bounds,
+    pub(super) comments: CommentCounter,
     /// The time between two comments.
     pub(super) interval: Duration,
     /// The name of the event that has the place; `None`: a comment has it.
@@ -65,7 +66,7 @@ pub(super) struct WaitingTurn {
 }
 
 /// The body of a turn's own response: an error of the proxy, or what the backend sends.
-type OwnBody = Either<Full<Bytes>, GuardedBody>;
+type OwnBody = TurnBody;
 
 /// The future of a turn's own response.
 type TurnFuture = Pin<Box<dyn Future<Output = Response<OwnBody>> + Send>>;
@@ -80,17 +81,18 @@ pub struct WaitingBody {
 }
 
 enum WaitingStep {
-    /// The turn waits, or runs and has no response yet.
+    /// The turn waits, or runs while the backend has not responded.
     Turn(TurnFuture),
     /// The backend's event stream.
     Stream {
-        body: OwnBody,
-        /// Whether the client has had a part of it.
-        has_begun: bool,
+        body: SentBody,
+        mark: MarkFilter,
     },
-    /// An error of the proxy, or another response of the backend: its first bytes are told.
+    /// An error of the proxy: an event.
+    Refused(Full<Bytes>),
+    /// Another response of the backend: its first bytes are told when it has ended. The turn runs until then.
     Other {
-        body: OwnBody,
+        body: SentBody,
         head: OtherHead,
     },
     Over,
@@ -98,12 +100,25 @@ enum WaitingStep {
 
 /// What is told of another response than an event stream.
 struct OtherHead {
-    status: StatusCode,
+    why: UnfitResponse,
     /// Its first bytes.
     text: Vec<u8>,
     /// Whether these are no text.
     is_encoded: bool,
 }
+
+/// Takes the byte order mark off a stream. The mark counts only at the very beginning (WHATWG HTML, "Parsing an event
+/// stream"). Behind a comment, it would be part of the first event.
+#[derive(Default)]
+struct MarkFilter {
+    /// How many bytes of a mark have arrived, and are held back.
+    held: usize,
+    /// Whether the bytes at the beginning have passed.
+    has_begun: bool,
+}
+
+/// The byte order mark in UTF-8.
+const MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// How many bytes of another response than an event stream its client is told.
 const LONGEST_TEXT: usize = 2048;
@@ -176,8 +191,7 @@ impl EarlyResponse {
 pub(super) fn reads_events(kind: StreamKind, headers: &HeaderMap) -> bool {
     let is_listed = |value: &HeaderValue| {
         let value = value.to_str().unwrap_or_default();
-        let mut types = value.split(',').map(|item| item.split(';').next());
-        types.any(|name| name.is_some_and(is_event_type))
+        weighted_items(value).any(|(name, _)| is_event_type(name))
     };
     match kind {
         StreamKind::Sse => true,
@@ -190,14 +204,24 @@ fn is_event_type(name: &str) -> bool {
     name.trim().eq_ignore_ascii_case("text/event-stream")
 }
 
-/// Whether a response is an event stream without an encoding, so that comments can be written into it.
-pub(super) fn is_event_stream<B>(response: &Response<B>) -> bool {
-    let headers = response.headers();
+/// Why a response can't follow the head of an event stream without an encoding; `None`: it can, and comments can be
+/// written into it.
+pub(super) fn unfit_response<B>(response: &Response<B>) -> Option<UnfitResponse> {
+    let (status, headers) = (response.status(), response.headers());
+    if status.is_client_error() || status.is_server_error() {
+        return Some(UnfitResponse::Failed(status));
+    }
+    if status != StatusCode::OK {
+        return Some(UnfitResponse::OtherStatus(status));
+    }
     let kind = headers
         .get(CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok());
     let name = kind.and_then(|kind| kind.split(';').next());
-    response.status() == StatusCode::OK && name.is_some_and(is_event_type) && !is_encoded(headers)
+    if !name.is_some_and(is_event_type) {
+        return Some(UnfitResponse::OtherType);
+    }
+    is_encoded(headers).then_some(UnfitResponse::Encoded)
 }
 
 /// Whether the headers name an encoding of the body. `identity` is none (RFC 9110 §12.5.3); `none`, which is no
@@ -208,16 +232,6 @@ fn is_encoded(headers: &HeaderMap) -> bool {
         !matches!(&*name, b"" | b"identity" | b"none")
     };
     headers.get_all(CONTENT_ENCODING).iter().any(is_one)
-}
-
-/// A stream's first bytes without a byte order mark, which counts only at the very beginning (WHATWG HTML, "Parsing an
-/// event stream"). Behind a comment, it would be part of the first event.
-fn without_mark(frame: Frame<Bytes>) -> Frame<Bytes> {
-    const MARK: &[u8] = "\u{feff}".as_bytes();
-    frame.map_data(|data| match data.starts_with(MARK) {
-        true => data.slice(MARK.len()..),
-        false => data,
-    })
 }
 
 // === impl WaitingBody ===
@@ -257,12 +271,8 @@ impl WaitingBody {
             }
             None => {
                 let position = place.map(|place| format!(" position={place}"));
-                let seconds = waiting.as_secs();
-                write!(
-                    text,
-                    ": queued{} waiting={seconds}s",
-                    position.unwrap_or_default()
-                )
+                let position = position.unwrap_or_default();
+                write!(text, ": queued{position} waiting={}", duration(waiting))
             }
         };
         text.push_str("\n\n");
@@ -271,20 +281,48 @@ impl WaitingBody {
 
     /// What the client gets of the turn's own response.
     fn own(response: Response<OwnBody>) -> WaitingStep {
-        let is_backends = matches!(response.body(), Either::Right(_));
-        if is_backends && is_event_stream(&response) {
-            return WaitingStep::Stream {
-                body: response.into_body(),
-                has_begun: false,
-            };
-        }
+        let why = unfit_response(&response);
         let (head, body) = response.into_parts();
-        let head = OtherHead {
-            status: head.status,
-            text: Vec::new(),
-            is_encoded: is_encoded(&head.headers),
-        };
-        WaitingStep::Other { body, head }
+        match (body, why) {
+            (Either::Left(event), _) => WaitingStep::Refused(event),
+            (Either::Right(body), None) => WaitingStep::Stream {
+                body,
+                mark: MarkFilter::default(),
+            },
+            (Either::Right(body), Some(why)) => WaitingStep::Other {
+                body,
+                head: OtherHead {
+                    why,
+                    text: Vec::new(),
+                    is_encoded: is_encoded(&head.headers),
+                },
+            },
+        }
+    }
+}
+
+// === impl MarkFilter ===
+
+impl MarkFilter {
+    /// The next bytes of the stream without the mark. A stream that ends inside the mark has no event, and loses these
+    /// bytes.
+    fn pass(&mut self, data: Bytes) -> Bytes {
+        if self.has_begun {
+            return data;
+        }
+        let left = &MARK[self.held..];
+        let pairs = data.iter().zip(left);
+        let equal = pairs.take_while(|(byte, of_mark)| byte == of_mark).count();
+        if equal == data.len() && equal < left.len() {
+            self.held += equal;
+            return Bytes::new();
+        }
+        self.has_begun = true;
+        match (equal == left.len(), self.held) {
+            (true, _) => data.slice(equal..),
+            (false, 0) => data,
+            (false, held) => [&MARK[..held], &data].concat().into(),
+        }
     }
 }
 
@@ -298,48 +336,27 @@ impl OtherHead {
         }
     }
 
-    /// The data of the `error` event. `is_own`: the response is an error of the proxy. `aborted` says why the response
-    /// of the backend broke off, as far as is known.
-    fn error(
-        &self,
-        turn: &WaitingTurn,
-        is_own: bool,
-        aborted: Option<Option<&ResponseAborted>>,
-    ) -> Vec<u8> {
-        let (format, language) = (&turn.format, turn.language);
-        if is_own {
-            // In the route's format already.
-            return self.text.clone();
-        }
-        match aborted {
-            None => {
-                let text = String::from_utf8_lossy(&self.text);
-                format.backend_error(self.status, &text, language)
-            }
-            Some(Some(ResponseAborted::LockLost(loss))) => {
-                let refusal = Refusal::LockLost(*loss).response(format, language);
-                refusal.into_body().into()
-            }
-            Some(Some(error @ ResponseAborted::Silent)) => {
-                format.backend_error(StatusCode::GATEWAY_TIMEOUT, &error.to_string(), language)
-            }
-            Some(Some(ResponseAborted::Backend(_)) | None) => {
-                format.backend_error(StatusCode::BAD_GATEWAY, "the backend broke off", language)
-            }
-        }
+    /// The event that the client gets. `aborted` says why the response broke off; `None`: it is whole.
+    fn event(&self, turn: &WaitingTurn, aborted: Option<&ResponseAborted>) -> Bytes {
+        let error = match aborted {
+            None => StreamError::Unfit(self.why),
+            Some(ResponseAborted::LockLost(loss)) => StreamError::LockLost(*loss),
+            Some(ResponseAborted::Silent) => StreamError::Silent,
+            Some(
+                ResponseAborted::Backend(_) | ResponseAborted::Answer | ResponseAborted::AnswerGone,
+            ) => StreamError::BrokeOff,
+        };
+        let text = String::from_utf8_lossy(&self.text);
+        error.event(&text, &turn.format, turn.language)
     }
 }
 
-/// An `error` event with this data.
-fn error_event(data: &[u8]) -> Bytes {
-    let mut event = b"event: error\n".to_vec();
-    for line in data.split(|byte| *byte == b'\n') {
-        event.extend_from_slice(b"data: ");
-        event.extend_from_slice(line);
-        event.push(b'\n');
+/// A duration as a comment says it: in whole seconds, below a second in whole milliseconds.
+fn duration(duration: Duration) -> String {
+    match duration.as_secs() {
+        0 => format!("{}ms", duration.as_millis()),
+        seconds => format!("{seconds}s"),
     }
-    event.push(b'\n');
-    event.into()
 }
 
 impl Body for WaitingBody {
@@ -357,14 +374,15 @@ impl Body for WaitingBody {
                     Poll::Ready(response) => this.step = Self::own(response),
                     Poll::Pending => break,
                 },
-                WaitingStep::Stream { body, has_begun } => {
+                WaitingStep::Stream { body, mark } => {
                     let frame = ready!(Pin::new(body).poll_frame(cx));
-                    let is_first = !std::mem::replace(has_begun, true);
-                    let frame = frame.map(|frame| match is_first {
-                        true => frame.map(without_mark),
-                        false => frame,
-                    });
-                    return Poll::Ready(frame);
+                    let pass = |frame: Frame<Bytes>| frame.map_data(|data| mark.pass(data));
+                    return Poll::Ready(frame.map(|frame| frame.map(pass).map_err(Into::into)));
+                }
+                WaitingStep::Refused(event) => {
+                    let event = ready!(Pin::new(event).poll_frame(cx));
+                    this.step = WaitingStep::Over;
+                    return Poll::Ready(event.map(|event| event.map_err(Into::into)));
                 }
                 WaitingStep::Other { body, head } => {
                     let aborted = match Pin::new(&mut *body).poll_frame(cx) {
@@ -376,9 +394,7 @@ impl Body for WaitingBody {
                         Poll::Ready(Some(Err(aborted))) => Some(aborted),
                         Poll::Ready(None) => None,
                     };
-                    let is_own = matches!(body, Either::Left(_));
-                    let aborted = aborted.as_ref().map(|error| error.downcast_ref());
-                    let event = error_event(&head.error(&this.turn, is_own, aborted));
+                    let event = head.event(&this.turn, aborted.as_ref());
                     this.step = WaitingStep::Over;
                     return Poll::Ready(Some(Ok(Frame::data(event))));
                 }
@@ -386,7 +402,7 @@ impl Body for WaitingBody {
             }
         }
         ready!(this.timer.as_mut().poll(cx));
-        this.turn.client.on_comment();
+        this.turn.comments.sent();
         let next = Instant::now() + this.turn.interval;
         this.timer.as_mut().reset(next);
         Poll::Ready(Some(Ok(Frame::data(this.notice()))))
@@ -418,20 +434,68 @@ mod tests {
             if let Some(encoding) = encoding {
                 headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
             }
-            assert_eq!(is_event_stream(&response), expected, "{encoding:?}");
+            let fits = unfit_response(&response).is_none();
+            assert_eq!(fits, expected, "{encoding:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_excludes_event_streams_reads_none() {
+        for (accept, expected) in [
+            ("text/event-stream", true),
+            (
+                "application/json, Text/Event-Stream; charset=utf-8; q=0.1",
+                true,
+            ),
+            ("text/event-stream;q=0, */*", false),
+            ("text/event-stream; Q=0.000", false),
+            ("*/*", false),
+            ("text/event-streams", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(ACCEPT, HeaderValue::from_static("application/json"));
+            headers.append(ACCEPT, HeaderValue::from_static(accept));
+            let reads = reads_events(StreamKind::Accept, &headers);
+            assert_eq!(reads, expected, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn a_wait_below_a_second_is_told_in_milliseconds() {
+        for (millis, expected) in [
+            (0, "0ms"),
+            (100, "100ms"),
+            (999, "999ms"),
+            (1000, "1s"),
+            (1999, "1s"),
+            (90_000, "90s"),
+        ] {
+            assert_eq!(duration(Duration::from_millis(millis)), expected);
         }
     }
 
     #[test]
     fn a_byte_order_mark_does_not_follow_comments() {
-        let data = |text: &'static str| Frame::data(Bytes::from_static(text.as_bytes()));
         for (sent, left) in [
             ("\u{feff}data: 1\n\n", "data: 1\n\n"),
+            ("\u{feff}\u{feff}x", "\u{feff}x"),
             ("data: \u{feff}\n\n", "data: \u{feff}\n\n"),
+            // Begins as the mark does.
+            ("\u{fec0}: x\n\n", "\u{fec0}: x\n\n"),
             ("", ""),
         ] {
-            let frame = without_mark(data(sent)).into_data().expect("data");
-            assert_eq!(frame, left);
+            let bytes = Bytes::from_static(sent.as_bytes());
+            // However the stream is cut.
+            for first in 0..=sent.len() {
+                for second in first..=sent.len() {
+                    let mut mark = MarkFilter::default();
+                    let parts = [0..first, first..second, second..sent.len()];
+                    let parts = parts.map(|part| mark.pass(bytes.slice(part)));
+                    let cut = format!("{sent:?} cut at {first} and {second}");
+                    assert_eq!(parts.concat(), left.as_bytes(), "{cut}");
+                }
+            }
         }
     }
 }

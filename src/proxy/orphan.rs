@@ -12,9 +12,10 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use super::end::{End, leave};
-use super::forward::{BackendBody, SendFuture};
+use super::end::{End, Leaving, leave};
+use super::forward::{BackendBody, SendFuture, headers};
 use super::record::RequestRecord;
+use crate::answer::{AnswerHead, AnswerWriter};
 use crate::drain::DrainWatch;
 use crate::lock::LockGuard;
 use crate::wire::Bounds;
@@ -42,9 +43,24 @@ struct Orphan<W> {
     has_all: bool,
 }
 
+/// A response whose client is gone.
+pub(super) struct OrphanedResponse {
+    /// The rest of its body.
+    pub(super) body: BackendBody,
+    /// Since when the backend is silent; `None`: it isn't.
+    pub(super) silent_since: Option<Instant>,
+    /// How many bytes of the body the client's connection took.
+    pub(super) bytes: u64,
+}
+
+/// Writes the answer of a turn for other requests; `None`: it isn't kept.
+type OrphanAnswer = Option<Box<AnswerWriter>>;
+
 /// How the work of an orphan ended.
 struct WorkEnd {
     end: End,
+    /// The answer, which isn't ended yet.
+    answer: OrphanAnswer,
     /// Whether the backend sent a byte of the body that the client can't have got.
     is_missing: bool,
 }
@@ -78,6 +94,7 @@ impl Orphans {
         give_up: Instant,
         held: LockGuard,
         record: RequestRecord,
+        mut answer: OrphanAnswer,
     ) {
         let (idle_stream, bounds) = (self.idle_stream, record.client.clone());
         let work = async move {
@@ -85,12 +102,19 @@ impl Orphans {
                 Err(_) => End::UpstreamTimeout,
                 Ok(Err(_)) => End::UpstreamAborted,
                 Ok(Ok(response)) => {
-                    let body = response.into_body();
-                    return read_to_end(body, Instant::now(), idle_stream, &bounds).await;
+                    let (mut head, body) = response.into_parts();
+                    headers::clean_response_headers(&mut head.headers);
+                    if let Some(answer) =
+                        answer.as_mut().filter(|_| !head.status.is_informational())
+                    {
+                        answer.head(AnswerHead::new(head.status, &head.headers));
+                    }
+                    return read_to_end(body, Instant::now(), idle_stream, &bounds, answer).await;
                 }
             };
             WorkEnd {
                 end,
+                answer,
                 is_missing: true,
             }
         };
@@ -104,28 +128,41 @@ impl Orphans {
         });
     }
 
-    /// Goes on with a turn in the middle of its response, of which the client's connection took
-    /// `bytes`. The backend has been silent since `silent_since`; `None`: it isn't.
+    /// Goes on with a turn in the middle of its response.
     pub(super) fn adopt_response(
         &self,
-        response: BackendBody,
-        silent_since: Option<Instant>,
+        response: OrphanedResponse,
         held: LockGuard,
         record: RequestRecord,
-        bytes: u64,
+        answer: OrphanAnswer,
     ) {
+        let OrphanedResponse {
+            body,
+            silent_since,
+            bytes,
+        } = response;
         let since = silent_since.unwrap_or_else(Instant::now);
         let has_all = record.client.has_written_all();
         self.adopt(Orphan {
             work: {
                 let (idle_stream, bounds) = (self.idle_stream, record.client.clone());
-                async move { read_to_end(response, since, idle_stream, &bounds).await }
+                async move { read_to_end(body, since, idle_stream, &bounds, answer).await }
             },
             held,
             record,
             bytes,
             has_all,
         });
+    }
+
+    /// Ends a whole answer when the lock of its turn is released.
+    pub(super) fn end_answer(&self, leaving: Leaving, answer: Box<AnswerWriter>) {
+        let mut drain = self.drain.clone();
+        let ending = async move {
+            leaving.released(&mut drain).await;
+            answer.end_whole();
+        };
+        self.turns.spawn_on(ending, &self.runtime);
     }
 
     fn adopt<W>(&self, orphan: Orphan<W>)
@@ -148,9 +185,14 @@ async fn go_on<W: Future<Output = WorkEnd>>(orphan: Orphan<W>, mut drain: DrainW
     } = orphan;
     let cut = |end| WorkEnd {
         end,
+        answer: None,
         is_missing: true,
     };
-    let WorkEnd { end, is_missing } = {
+    let WorkEnd {
+        end,
+        answer,
+        is_missing,
+    } = {
         let work = pin!(work);
         tokio::select! {
             // The lock comes first: without it nothing more is read.
@@ -162,16 +204,21 @@ async fn go_on<W: Future<Output = WorkEnd>>(orphan: Orphan<W>, mut drain: DrainW
     };
     // The backend went with `work`.
     let hold = leave((), Some(held), end).released(&mut drain).await;
+    // Whoever sees the end may send the session's next turn.
+    if let Some(answer) = answer.filter(|_| end == End::Complete) {
+        answer.end_whole();
+    }
     record.finish_without_client(end, hold, bytes, has_all && !is_missing);
 }
 
-/// Reads the rest of a response to its end and keeps nothing of it. Each frame restarts the idle timeout, and is noted
-/// in `bounds`, those of the client that is gone.
+/// Reads the rest of a response to its end. Each frame restarts the idle timeout, is noted in `bounds`, those of the
+/// client that is gone, and goes to `answer`, if that is kept.
 async fn read_to_end(
     mut response: BackendBody,
     mut since: Instant,
     idle_stream: Duration,
     bounds: &Bounds,
+    mut answer: OrphanAnswer,
 ) -> WorkEnd {
     let mut is_missing = false;
     let end = loop {
@@ -182,6 +229,9 @@ async fn read_to_end(
             Ok(Some(Ok(frame))) => {
                 since = Instant::now();
                 bounds.touch();
+                if let Some(answer) = &mut answer {
+                    answer.frame(&frame);
+                }
                 is_missing |= frame.data_ref().is_some_and(|data| !data.is_empty());
             }
             Ok(Some(Err(_))) => break End::UpstreamAborted,
@@ -189,5 +239,9 @@ async fn read_to_end(
             Err(_) => break End::IdleTimeout,
         }
     };
-    WorkEnd { end, is_missing }
+    WorkEnd {
+        end,
+        answer,
+        is_missing,
+    }
 }

@@ -5,33 +5,36 @@
 //! that goes on without its client.
 
 use std::mem;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{HeaderMap, Method, Uri};
 use tokio::time::Instant;
 
 use super::end::End;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, UnfitResponse};
 use super::session::{NeededLock, SessionError};
 use crate::config::{Route, Upstream};
 use crate::journal::JournalEvent;
 use crate::key::SessionKey;
 use crate::listen::RejectedRequest;
-use crate::lock::{Fence, LockGuard, LockLoss, Unprotected};
-use crate::metrics::RequestTimes;
+use crate::lock::{ClaimId, Fence, LockGuard, LockLoss, Unprotected};
+use crate::metrics::{ReplayKind, RequestTimes, ViewerGauge};
 use crate::outcome::Outcome;
 use crate::redact;
 use crate::trace::{self, RequestTrace, TurnTrace};
 use crate::wire::Bounds;
 use hold_times::RouteHolds;
 
+pub(super) use comments::CommentCounter;
 pub use sinks::RecordSinks;
 pub(super) use sinks::RouteSinks;
 
 mod access_log;
+mod comments;
+mod early_response;
 mod hold_times;
 mod session_watch;
 mod sinks;
@@ -60,6 +63,14 @@ pub(super) struct RequestRecord {
     status: Option<u16>,
     /// Whether the client's response began while its turn waited.
     is_early: AtomicBool,
+    /// The turn whose answer the request reads; `None`: it reads none.
+    attached_to: Option<ClaimId>,
+    /// Why the backend's response can't follow that head; `None`: it can, or there is none.
+    unfit: Option<UnfitResponse>,
+    /// The status of the error that is told behind that head; `None`: there is no error.
+    event_status: Option<u16>,
+    /// How many comments the client got; unset: none.
+    comments: OnceLock<CommentCounter>,
     /// What went wrong, for the operator.
     error: Option<String>,
     /// How the lock was lost; `None`: it wasn't.
@@ -119,6 +130,10 @@ impl RequestRecord {
             no_session: None,
             status: None,
             is_early: AtomicBool::new(false),
+            attached_to: None,
+            unfit: None,
+            event_status: None,
+            comments: OnceLock::new(),
             error: None,
             loss: None,
             granted_at: None,
@@ -177,7 +192,7 @@ impl RequestRecord {
         let watched = watched.and_then(|index| self.sinks.sessions.get(index));
         match lock {
             NeededLock::Unneeded => {}
-            NeededLock::Session(key) => {
+            NeededLock::Session { key, .. } => {
                 if let Some(watched) = watched {
                     watched.named();
                 }
@@ -238,43 +253,40 @@ impl RequestRecord {
         }
     }
 
-    /// Notes that the client's response begins while its turn waits. Its connection ends when no byte moves for
-    /// `idle_stream`, as that of any other response.
-    pub(super) fn response_began_early(&self, idle_stream: Duration) {
-        self.is_early.store(true, Ordering::Relaxed);
-        self.client.end_when_silent(idle_stream);
-        self.sinks
-            .routes
-            .route(self.route_index)
-            .response_began_early();
-    }
-
-    /// Whether the client's response began while its turn waited.
-    pub(super) fn is_early(&self) -> bool {
-        self.is_early.load(Ordering::Relaxed)
-    }
-
-    /// The status that the client got; `None`: it got none.
-    fn told_status(&self) -> Option<u16> {
-        match self.is_early() {
-            true => Some(StatusCode::OK.as_u16()),
-            false => self.status,
-        }
+    /// Counts the comments that keep the client.
+    pub(super) fn comments(&self) -> &CommentCounter {
+        self.comments
+            .get_or_init(|| CommentCounter::new(self.client.clone(), &self.sinks, self.route_index))
     }
 
     /// Notes that the head of the backend's response has arrived.
     pub(super) fn response_began(&mut self, status: u16) {
         self.status = Some(status);
         self.first_byte = Some(self.begun.elapsed());
-        if let Some(trace) = &mut self.trace {
-            trace.response_began();
-        }
     }
 
-    /// Finishes the record of a request that got an error response with this status and this many bytes, or an
-    /// `error` event in its place.
+    /// Counts the request as a viewer, which reads the answer of a turn or waits for it, until the result is dropped.
+    pub(super) fn viewing(&self) -> ViewerGauge {
+        self.sinks.metrics.viewing()
+    }
+
+    /// Notes that the request reads the answer of this turn, which runs or has ended.
+    pub(super) fn attached(&mut self, turn: ClaimId, has_ended: bool) {
+        self.attached_to = Some(turn);
+        let kind = match has_ended {
+            true => ReplayKind::Kept,
+            false => ReplayKind::Live,
+        };
+        self.sinks.routes.route(self.route_index).replayed(kind);
+    }
+
+    /// Finishes the record of a request that got an error response with this status and of this many bytes, or an event
+    /// in its place.
     pub(super) fn finish_refused(mut self, refusal: &Refusal, status: u16, bytes: u64) {
-        self.status = Some(status);
+        match self.is_early() {
+            true => self.event_status = Some(refusal.status().as_u16()),
+            false => self.status = Some(status),
+        }
         self.error = refusal.log_detail();
         if let Refusal::LockLost(loss) = refusal {
             self.loss = Some(*loss);
@@ -296,7 +308,7 @@ impl RequestRecord {
             _ => end,
         };
         self.note_loss(end);
-        let outcome = match end.outcome() {
+        let outcome = match self.outcome_told(end) {
             Outcome::Complete if self.no_session.is_some() => Outcome::NoSession,
             outcome => outcome,
         };
@@ -315,7 +327,12 @@ impl RequestRecord {
         self.continued = Some(end.outcome());
         self.note_loss(end);
         let end = match end {
-            End::Complete if has_all && !self.client.is_unacknowledged() => End::Complete,
+            // Behind a response that can't be handed on, the client gets the error last.
+            End::Complete
+                if has_all && self.unfit.is_none() && !self.client.is_unacknowledged() =>
+            {
+                End::Complete
+            }
             _ => End::Disconnected(None),
         };
         self.finish_turn(end, hold, bytes);
@@ -375,6 +392,8 @@ impl RequestRecord {
             fence: self.fence.map(|fence| fence.0),
             outcome,
             status,
+            // Otherwise it is that of an error response.
+            backend_status: self.status.filter(|_| self.first_byte.is_some()),
             error: self.error.take(),
             loss: self.loss,
             hold,

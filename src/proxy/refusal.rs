@@ -21,10 +21,14 @@ use language::text_for_caller;
 pub(super) use busy::BusyNotice;
 pub(super) use format::ErrorFormat;
 pub(super) use language::SentenceLanguage;
+pub(super) use repeat::RepeatReason;
+pub(super) use stream_error::{StreamError, UnfitResponse};
 
 mod busy;
 mod format;
 mod language;
+mod repeat;
+mod stream_error;
 
 /// Why the proxy refuses a request.
 #[derive(Debug)]
@@ -44,8 +48,12 @@ pub(super) enum Refusal {
     Superseded,
     /// An operator took the waiting turn out of the queue.
     Dequeued,
+    /// The session has seen a turn with the request's once id.
+    Repeat(SessionKey, RepeatReason),
     /// The session can't be read from the request.
     Session(SessionError),
+    /// The beginning of the answer that the request would read isn't kept.
+    AnswerTooLong,
     /// No route takes the request.
     NoRoute,
     /// The backend gave no response.
@@ -147,6 +155,7 @@ impl Refusal {
             Self::WouldDeadlock(_) => Outcome::WouldDeadlock,
             Self::Superseded | Self::LockLost(LockLoss::Interrupted) => Outcome::Superseded,
             Self::Dequeued => Outcome::Dequeued,
+            Self::Repeat(_, reason) => reason.outcome(),
             Self::Session(error) => match error {
                 SessionError::TooLarge { .. } | SessionError::TooDense { .. } => {
                     Outcome::BodyTooLarge
@@ -161,6 +170,7 @@ impl Refusal {
                 SessionError::BadId { .. } => Outcome::BadSessionId,
                 SessionError::Missing { .. } => Outcome::MissingSession,
             },
+            Self::AnswerTooLong => Outcome::AnswerTooLong,
             Self::NoRoute => Outcome::NoRoute,
             Self::Backend(ForwardError::TimedOut { .. }) => Outcome::UpstreamTimeout,
             Self::Backend(ForwardError::Unreachable { .. } | ForwardError::Broken { .. }) => {
@@ -210,6 +220,8 @@ impl Refusal {
             | Self::WouldDeadlock(_)
             | Self::Superseded
             | Self::Dequeued
+            | Self::Repeat(..)
+            | Self::AnswerTooLong
             | Self::NoRoute
             | Self::Draining => None,
         }
@@ -221,23 +233,10 @@ impl Refusal {
         format: &ErrorFormat,
         language: SentenceLanguage,
     ) -> Response<Bytes> {
-        let ErrorContent {
-            status,
-            error,
-            detail,
-            retry_after,
-            notice,
-        } = self.content(language);
+        let content = self.content(language);
         let reason = self.outcome().as_str();
-        let body = ContractBody {
-            success: false,
-            error: &error,
-            detail: &detail,
-            status_code: status.as_u16(),
-            busy: notice.filter(|_| format.explains()).map(Into::into),
-        };
-        let mut response = Response::new(Bytes::from(format.body(&body, reason)));
-        *response.status_mut() = format.status(status);
+        let mut response = Response::new(content.body(format, reason));
+        *response.status_mut() = format.status(content.status);
         let length = response.body().len();
         let headers = response.headers_mut();
         headers.insert(
@@ -246,16 +245,31 @@ impl Refusal {
         );
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         headers.insert(REASON, HeaderValue::from_static(reason));
-        if let Some(seconds) = retry_after {
+        if let Some(seconds) = content.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if let Some(notice) = notice {
+        if let Some(notice) = content.notice {
             notice.add_to(headers);
         }
-        if matches!(self, Self::Dequeued) {
+        if self.is_final() {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         response
+    }
+
+    /// The error for a client that has got the head of an event stream: an event.
+    pub(super) fn event(&self, format: &ErrorFormat, language: SentenceLanguage) -> Bytes {
+        let content = self.content(language);
+        content.event(format, self.outcome().as_str())
+    }
+
+    /// Whether the same request gets the same response again.
+    fn is_final(&self) -> bool {
+        match self {
+            Self::Dequeued | Self::AnswerTooLong => true,
+            Self::Repeat(_, reason) => !reason.may_pass(),
+            _ => false,
+        }
     }
 
     fn content(&self, language: SentenceLanguage) -> ErrorContent {
@@ -311,7 +325,9 @@ impl Refusal {
                 "an operator took this turn out of the session's queue before it began".into(),
                 None,
             ),
+            Self::Repeat(key, reason) => reason.content(key, language),
             Self::Session(error) => session_content(error, language),
+            Self::AnswerTooLong => answer_too_long_content(language),
             Self::NoRoute => ErrorContent::new(
                 StatusCode::NOT_FOUND,
                 say("此处没有服务", "Nothing is served here"),
@@ -362,6 +378,48 @@ impl ErrorContent {
             notice: None,
         }
     }
+
+    /// The body of an error response. Its headers have the reason, and when to try again.
+    fn body(&self, format: &ErrorFormat, reason: &str) -> Bytes {
+        format.body(&self.contract_body(format), reason).into()
+    }
+
+    /// The error as an event, which has no headers.
+    fn event(&self, format: &ErrorFormat, reason: &str) -> Bytes {
+        let body = self.contract_body(format);
+        let retry_after = self.retry_after.filter(|_| format.explains());
+        let body = ContractBody {
+            reason: Some(reason),
+            retry_after_ms: body
+                .retry_after_ms
+                .or(retry_after.map(|seconds| seconds * 1000)),
+            ..body
+        };
+        format.event(&body, reason)
+    }
+
+    fn contract_body(&self, format: &ErrorFormat) -> ContractBody<'_> {
+        let notice = self.notice.filter(|_| format.explains());
+        ContractBody {
+            success: false,
+            error: &self.error,
+            detail: &self.detail,
+            status_code: self.status.as_u16(),
+            reason: None,
+            retry_after_ms: notice.map(BusyNotice::millis),
+            busy: notice.map(Into::into),
+        }
+    }
+}
+
+fn answer_too_long_content(language: SentenceLanguage) -> ErrorContent {
+    let text = language.pick(
+        "回答过长，无法从头读取",
+        "The answer is too long to be read from its beginning",
+    );
+    let detail = "the turn's answer is over replay.max_turn, or replay.max_total is reached; read the session's \
+                  history when the turn is over";
+    ErrorContent::new(StatusCode::CONFLICT, text, detail.into(), None)
 }
 
 fn session_content(error: &SessionError, language: SentenceLanguage) -> ErrorContent {
@@ -396,7 +454,7 @@ fn session_content(error: &SessionError, language: SentenceLanguage) -> ErrorCon
         ),
         SessionError::BadId { .. } => (
             StatusCode::BAD_REQUEST,
-            say("会话标识无效", "The session's id can't be used"),
+            say("请求中的标识无效", "An id in the request can't be used"),
         ),
         SessionError::Missing { .. } => (
             StatusCode::BAD_REQUEST,

@@ -9,10 +9,13 @@
 //! declared as, `json` and `form` read it, `lookalike` compares names, `ambiguity` has the reasons. Routes are
 //! matched in `route`.
 
+use bytes::Bytes;
 use http::request::Parts;
+use http::uri::PathAndQuery;
 
 use super::route::Candidates;
 use crate::config::Limits;
+use crate::key::{OnceId, OnceKey};
 use decide::{Decision, decide};
 use work_limit::BodySize;
 
@@ -54,14 +57,29 @@ pub(super) struct SessionLookup<B> {
 #[derive(Debug)]
 pub(super) struct RequestSession<B> {
     pub(super) lock: NeededLock,
+    /// What tells whether the request repeats another one of its session; `None`: it takes no lock, or has no
+    /// once id.
+    pub(super) once: Option<OnceKey>,
     pub(super) body: RequestBody<B>,
 }
 
-/// Finds the candidate that takes a request, and the request's session. Reads the body only if that
-/// depends on it, or if the route's error responses refer to the id of a call in it.
+/// Finds the candidate that takes a request, the request's session, and its once id. Reads the body only if that
+/// depends on it, if the request has a once id, or if the route's error responses refer to the id of a call in it.
 ///
 /// Dropping the future drops the body, and gives back what was counted for it.
 pub(super) async fn read<B: UnreadBody, O: Observer>(
+    head: &Parts,
+    body: B,
+    candidates: &Candidates<'_>,
+    bounds: &ReadBounds<'_>,
+    observer: &mut O,
+) -> SessionLookup<B> {
+    let lookup = find(head, body, candidates, bounds, observer).await;
+    lookup.with_fingerprint(head, bounds).await
+}
+
+/// Finds all that [`read`] finds but the fingerprint of the request.
+async fn find<B: UnreadBody, O: Observer>(
     head: &Parts,
     body: B,
     candidates: &Candidates<'_>,
@@ -81,14 +99,17 @@ pub(super) async fn read<B: UnreadBody, O: Observer>(
             };
             lookup.unwrap_or_else(|error| SessionLookup::refused(index, None, error))
         }
-        Decision::NeedsCallId { index, key } => match bounds.load_for_call_id(head, body).await {
-            Ok((content, body)) => {
-                let call_id = call_id(content).await;
-                let lock = NeededLock::Session(key);
-                SessionLookup::new(Decision::Taken { index, lock }, call_id, body)
+        Decision::NeedsCallId { index, lock } => {
+            // The whole body is read anyway.
+            let is_once = lock.once().is_some();
+            match bounds.load_for_call_id(head, body, is_once).await {
+                Ok((content, body)) => {
+                    let call_id = call_id(content).await;
+                    SessionLookup::new(Decision::Taken { index, lock }, call_id, body)
+                }
+                Err(error) => SessionLookup::refused(index, None, error),
             }
-            Err(error) => SessionLookup::refused(index, None, error),
-        },
+        }
         Decision::Refused { index, error } if names_call => {
             let call_id = match bounds.load_for_refusal(head, body).await {
                 Some(content) => call_id(content).await,
@@ -142,11 +163,32 @@ async fn decide_with_body<B: UnreadBody, O: Observer>(
 
 // === impl SessionLookup ===
 
+impl<B: UnreadBody> SessionLookup<B> {
+    /// Adds the fingerprint of a request with a once id. Reads its body, if that hasn't been done.
+    async fn with_fingerprint(self, head: &Parts, bounds: &ReadBounds<'_>) -> Self {
+        let Self {
+            index,
+            call_id,
+            session,
+        } = self;
+        let session = match session {
+            Ok(session) => session.with_fingerprint(head, bounds).await,
+            refused => refused,
+        };
+        Self {
+            index,
+            call_id,
+            session,
+        }
+    }
+}
+
 impl<B> SessionLookup<B> {
     fn new(decision: Decision, call_id: Option<Box<str>>, body: RequestBody<B>) -> Self {
         let (index, lock) = match decision {
-            Decision::Taken { index, lock } => (Some(index), lock),
-            Decision::NeedsCallId { index, key } => (Some(index), NeededLock::Session(key)),
+            Decision::Taken { index, lock } | Decision::NeedsCallId { index, lock } => {
+                (Some(index), lock)
+            }
             Decision::Unmatched => (None, NeededLock::Unneeded),
             Decision::Refused { index, error } => return Self::refused(index, call_id, error),
             // `decide` asks for the body only where it isn't known.
@@ -158,7 +200,11 @@ impl<B> SessionLookup<B> {
         Self {
             index,
             call_id,
-            session: Ok(RequestSession { lock, body }),
+            session: Ok(RequestSession {
+                lock,
+                once: None,
+                body,
+            }),
         }
     }
 
@@ -168,5 +214,40 @@ impl<B> SessionLookup<B> {
             call_id,
             session: Err(error),
         }
+    }
+}
+
+// === impl RequestSession ===
+
+impl<B: UnreadBody> RequestSession<B> {
+    async fn with_fingerprint(
+        mut self,
+        head: &Parts,
+        bounds: &ReadBounds<'_>,
+    ) -> Result<Self, SessionError> {
+        let Some(id) = self.lock.once().cloned() else {
+            return Ok(self);
+        };
+        self.body = bounds.load_as_sent(self.body).await?;
+        let body = self.body.read().cloned().unwrap_or_default();
+        self.once = Some(fingerprinted(id, head, body).await?);
+        Ok(self)
+    }
+}
+
+/// A once id with the fingerprint of its request, whose body as it was sent is `body`.
+///
+/// # Errors
+/// When too many large bodies are read at the moment.
+async fn fingerprinted(id: OnceId, head: &Parts, body: Bytes) -> Result<OnceKey, SessionError> {
+    let size = BodySize::new(body.len());
+    let (method, uri) = (head.method.clone(), head.uri.clone());
+    let work = move || {
+        let target = uri.path_and_query().map_or("", PathAndQuery::as_str);
+        id.with_request(method.as_str(), target, &body)
+    };
+    match size {
+        BodySize::Small => Ok(work()),
+        size => size.run(work).await,
     }
 }

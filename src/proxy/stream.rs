@@ -20,9 +20,10 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::end::{End, Leaving, leave};
 use super::forward::BackendBody;
-use super::orphan::Orphans;
+use super::orphan::{OrphanedResponse, Orphans};
 use super::record::RequestRecord;
 use super::silence::{COMMENT, SilenceFiller, SilentBackend};
+use crate::answer::AnswerWriter;
 use crate::lock::{INTERRUPT_GRACE, LockGuard, LockLoss};
 use crate::wire::{Ended, FlushWait};
 
@@ -41,6 +42,8 @@ pub struct GuardedBody {
     written: FlushWait,
     /// Ends that wait for an interrupted turn, before its deadline; `None`: the turn goes on.
     grace: Option<Pin<Box<Sleep>>>,
+    /// Writes the turn's answer for other requests; `None`: it isn't kept, or has ended.
+    answer: Option<Box<AnswerWriter>>,
     /// Keeps the client while the backend's event stream is silent; `None`: the response is no event stream, or its
     /// client isn't kept.
     filler: Option<Box<SilenceFiller>>,
@@ -74,21 +77,29 @@ pub enum ResponseAborted {
     /// The backend sent nothing for `timeouts.idle_stream`.
     #[error("the backend was silent for too long")]
     Silent,
+    /// The answer of another request's turn, which this response is, broke off.
+    #[error("the answer broke off")]
+    Answer,
+    /// The next bytes of the answer, which this response is, aren't kept any more.
+    #[error("the client was too slow for an answer that isn't kept whole")]
+    AnswerGone,
 }
 
 // === impl GuardedBody ===
 
 impl GuardedBody {
     /// The body of a response under the lock `held`. `orphans`: where the turn goes on when its client
-    /// is gone; `None`: it is cancelled then.
+    /// is gone; `None`: it is cancelled then. `answer` writes it for other requests.
     pub(super) fn new(
         backend: BackendBody,
         held: Option<LockGuard>,
         orphans: Option<Arc<Orphans>>,
         record: RequestRecord,
         filler: Option<SilenceFiller>,
+        answer: Option<Box<AnswerWriter>>,
     ) -> Self {
         Self {
+            answer,
             filler: filler.map(Box::new),
             state: StreamState::Streaming { backend, held },
             record: Some(record),
@@ -110,6 +121,7 @@ impl GuardedBody {
             if let StreamState::Releasing { leaving, .. } = &mut self.state {
                 poll_fn(|cx| leaving.poll_released(cx)).await;
                 let hold = leaving.hold;
+                self.end_answer(true);
                 self.finish(self.whole_end(), hold);
             }
         }
@@ -159,9 +171,18 @@ impl GuardedBody {
         }
     }
 
+    /// Ends the kept answer, as whole or as aborted. The lock is released, so that whoever sees the end may send the
+    /// session's next turn.
+    fn end_answer(&mut self, is_whole: bool) {
+        if let Some(answer) = self.answer.take().filter(|_| is_whole) {
+            answer.end_whole();
+        }
+    }
+
     /// Finishes the record, after what is left of the turn was dropped.
     fn finish(&mut self, end: End, hold: Option<Duration>) {
         self.state = StreamState::Over;
+        self.end_answer(false);
         if let Some(record) = self.record.take() {
             // The connection may serve another request. The client may go on reading what hyper still
             // holds of a whole response; of one that was cut off, nothing more is written.
@@ -211,7 +232,7 @@ impl Body for GuardedBody {
                         match ready!(filler.poll_silent(cx)) {
                             SilentBackend::Comment => {
                                 if let Some(record) = &this.record {
-                                    record.client.on_comment();
+                                    record.comments().sent();
                                 }
                                 return Poll::Ready(Some(Ok(Frame::data(COMMENT))));
                             }
@@ -233,6 +254,9 @@ impl Body for GuardedBody {
                     let last = match frame {
                         Some(Ok(frame)) => {
                             this.bytes += length(&frame);
+                            if let Some(answer) = &mut this.answer {
+                                answer.frame(&frame);
+                            }
                             // hyper takes trailers for the end and asks for nothing more.
                             if !backend.is_end_stream() && !frame.is_trailers() {
                                 return Poll::Ready(Some(Ok(frame)));
@@ -251,7 +275,11 @@ impl Body for GuardedBody {
                 }
                 StreamState::Releasing { leaving, last } => {
                     ready!(leaving.poll_released(cx));
-                    if let Some(Err(_)) = last {
+                    let is_whole = !matches!(last, Some(Err(_)));
+                    if let Some(answer) = this.answer.take().filter(|_| is_whole) {
+                        answer.end_whole();
+                    }
+                    if !is_whole {
                         ready!(poll_written(&mut this.written, cx, &this.record));
                     }
                     let (hold, last) = (leaving.hold, last.take());
@@ -297,8 +325,13 @@ impl Drop for GuardedBody {
                     // An HTTP/2 connection goes on with other requests, to which the turn's deadline
                     // must not apply.
                     record.client.retire_deadline();
-                    let silent_since = self.silent_since;
-                    return orphans.adopt_response(backend, silent_since, held, record, self.bytes);
+                    let answer = self.answer.take();
+                    let response = OrphanedResponse {
+                        body: backend,
+                        silent_since: self.silent_since,
+                        bytes: self.bytes,
+                    };
+                    return orphans.adopt_response(response, held, record, answer);
                 }
                 let end = loss.map_or(End::Disconnected(None), End::LockLost);
                 let hold = leave(backend, held, end).hold;
@@ -312,7 +345,13 @@ impl Drop for GuardedBody {
                     None if self.record.as_ref().is_some_and(has_all) => self.whole_end(),
                     _ => End::Disconnected(None),
                 };
-                (end, leaving.hold)
+                let hold = leaving.hold;
+                if let (Some(answer), Some(orphans)) = (self.answer.take(), &self.orphans)
+                    && !matches!(last, Some(Err(_)))
+                {
+                    orphans.end_answer(leaving, answer);
+                }
+                (end, hold)
             }
             StreamState::Over => return,
         };

@@ -178,8 +178,7 @@ impl TraceRecord {
             .granted()
             .and_then(|granted| Some(granted + facts.hold?));
         let to = done.map_or(self.ended, |done| done.clamp(sent.at, self.ended));
-        // The backend's own status, and not that of an error response.
-        let code = facts.status.filter(|_| self.moments.has_response);
+        let code = facts.backend_status;
         let (address, port) = match &sent.upstream {
             UpstreamAddress::Port(host, port) => (host.to_string(), Some(i64::from(*port))),
             UpstreamAddress::Socket(path) => (path.display().to_string(), None),

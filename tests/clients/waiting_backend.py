@@ -56,6 +56,17 @@ async def openai(request):
     return sse(answer(session, [], lambda text: chunk({"content": text}), end))
 
 
+async def responses(request):
+    session = (await request.json())["conversation"]
+
+    def piece(text):
+        delta = {"type": "response.output_text.delta", "delta": text, "item_id": "m"}
+        place = {"output_index": 0, "content_index": 0, "sequence_number": 0, "logprobs": []}
+        return data({**delta, **place}, delta["type"])
+
+    return sse(answer(session, [], piece, []))
+
+
 async def langgraph(request):
     await request.json()
     begin = [data({"run_id": "r", "attempt": 1}, "metadata")]
@@ -111,6 +122,7 @@ serve(
             Route("/", page),
             Route("/hold/{session}", hold, methods=["POST"]),
             Route("/v1/chat/completions", openai, methods=["POST"]),
+            Route("/v1/responses", responses, methods=["POST"]),
             Route("/threads/{thread}/runs/stream", langgraph, methods=["POST"]),
             Route("/agent", ag_ui, methods=["POST"]),
             Route("/api/chat", vercel_ai, methods=["POST"]),

@@ -65,7 +65,14 @@ async function agUi() {
   agent.messages = [{ id: "1", role: "user", content: "hi" }];
   await behindAnother(session, came, saw, async () => {
     try {
-      const { newMessages } = await agent.runAgent();
+      const told = (saw.told = {});
+      const { newMessages } = await agent.runAgent(
+        {},
+        {
+          onRunErrorEvent: ({ event }) => void (told.runErrorEvent = [event.message, event.code]),
+          onRunFailed: ({ error }) => void (told.runFailed = error.message),
+        },
+      );
       saw.shows = newMessages.map((message) => message.content).join("");
     } catch (error) {
       saw.error = [error.constructor.name, error.message];

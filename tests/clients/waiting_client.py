@@ -77,6 +77,20 @@ async def openai_chat():
     return saw
 
 
+async def openai_responses():
+    session, head, saw = str(uuid.uuid4()), Head(), {}
+    http = openai.DefaultAsyncHttpxClient(event_hooks={"response": [head.note]})
+    client = openai.AsyncOpenAI(base_url=f"{URL}/v1", api_key="k", http_client=http)
+    async with other_turn(session, head, saw):
+        try:
+            stream = await client.responses.create(model="test", input="hi", conversation=session, stream=True)
+            texts = [event.delta async for event in stream if event.type == "response.output_text.delta"]
+            saw["shows"] = "".join(texts)
+        except openai.APIError as error:
+            saw["error"] = [type(error).__name__, error.message, error.code]
+    return saw
+
+
 async def langgraph():
     session, head, saw = str(uuid.uuid4()), Head(), {}
     client = get_client(url=URL)
@@ -95,7 +109,7 @@ async def langgraph():
 
 async def main():
     async with asyncio.timeout(60):
-        clients = [openai_chat, langgraph]
+        clients = [openai_chat, openai_responses, langgraph]
         saw = await asyncio.gather(*(client() for client in clients))
     print(json.dumps({client.__name__: one for client, one in zip(clients, saw)}))
 

@@ -850,6 +850,37 @@ async fn an_invalid_admin_request_gets_an_error_and_changes_nothing() {
         ("DELETE", "/locks/u1/s1/queue/r/x", (404, "not_found")),
         ("DELETE", "/locks/u1/s1/queue/%FF", (400, "bad_request")),
         ("DELETE", "/locks/u1/s1/queue/r?x=y", (400, "bad_request")),
+        // The query and the path name different ones.
+        (
+            "DELETE",
+            "/locks/u1/s1/queue/r?request_id=x",
+            (400, "bad_request"),
+        ),
+        (
+            "DELETE",
+            "/locks/u1/s1/queue/r?request_id=",
+            (400, "bad_request"),
+        ),
+        (
+            "GET",
+            "/locks/u1/s1?key=lock:session:u1:s2",
+            (400, "bad_request"),
+        ),
+        (
+            "DELETE",
+            "/locks/u2/s1?key=lock:session:u1:s1",
+            (400, "bad_request"),
+        ),
+        (
+            "POST",
+            "/locks/-/s2/interrupt?key=lock:session:u1:s1",
+            (400, "bad_request"),
+        ),
+        (
+            "DELETE",
+            "/locks/u1/s2/queue/r?key=lock:session:u1:s1",
+            (400, "bad_request"),
+        ),
         ("OPTIONS", "/locks/u1/s1", (405, "method_not_allowed")),
         ("PUT", "/livez", (405, "method_not_allowed")),
     ] {
@@ -872,6 +903,9 @@ async fn an_invalid_admin_request_gets_an_error_and_changes_nothing() {
         );
     }
     for target in [
+        "/locks/u1/s1?key=lock:session:u1:s1",
+        "/locks/-/s1?key=lock:session:u1:s1",
+        "/locks/u1/-?key=lock:session:u1:s1",
         "/locks?search=",
         "/locks?&limit=5&cursor=0",
         "/locks?cursor=18446744073709551615",

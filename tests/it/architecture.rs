@@ -22,7 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "app",
         &[
-            "admin", "budget", "config", "drain", "journal",
+            "admin", "answer", "budget", "config", "drain", "journal",
             // Which keys are locks, for the operator.
             "key", "listen", "lock", "metrics", "proxy", "reload", "logging", "trace",
         ],
@@ -34,7 +34,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "drain", "journal", "key", "lock", "metrics", "redact", "secret",
         ],
     ),
-    ("metrics", &["outcome"]),
+    // Whose answers they are: a session's, and a turn's.
+    ("answer", &["cipher", "key", "lock", "metrics"]),
+    // Which text format a client asks for.
+    ("metrics", &["http_syntax", "outcome"]),
     ("outcome", &[]),
     ("drain", &[]),
     // Notes the keys of what was refused or lost, and samples what is counted.
@@ -55,6 +58,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "proxy",
         &[
+            "answer",
             "budget",
             "config",
             "key",
@@ -97,8 +101,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     // A secret's file is looked at when the configuration is read, and read when it is asked for.
     // Of lock, the options of `[lock]`, which it reads.
-    ("config", &["key", "lock", "pem_files", "secret"]),
+    ("config", &["cipher", "key", "lock", "pem_files", "secret"]),
     ("secret", &[]),
+    // A key's file is a secret.
+    ("cipher", &["secret"]),
     ("logging", &["timestamp"]),
     ("timestamp", &[]),
     // What a request's spans say of its route and its session, and where they are sent.
@@ -168,13 +174,14 @@ const OF_SIBLINGS: &[(&str, &str)] = &[
     ("explain", "crate::proxy::route::Candidates"),
     ("explain", "crate::proxy::route::Router"),
     ("explain", "crate::proxy::session"),
+    ("keep_alive", "crate::proxy::record::CommentCounter"),
     ("keep_alive", "crate::proxy::refusal"),
     ("keep_alive", "crate::proxy::stream"),
     ("orphan", "crate::proxy::end"),
     ("orphan", "crate::proxy::forward"),
     ("orphan", "crate::proxy::record::RequestRecord"),
     ("record", "crate::proxy::end::End"),
-    ("record", "crate::proxy::refusal::Refusal"),
+    ("record", "crate::proxy::refusal"),
     ("record", "crate::proxy::session::NeededLock"),
     ("record", "crate::proxy::session::SessionError"),
     ("refusal", "crate::proxy::forward::ForwardError"),
@@ -183,13 +190,34 @@ const OF_SIBLINGS: &[(&str, &str)] = &[
     ("rejected", "crate::proxy::refusal"),
     ("stream", "crate::proxy::end"),
     ("stream", "crate::proxy::forward::BackendBody"),
-    ("stream", "crate::proxy::orphan::Orphans"),
+    ("stream", "crate::proxy::orphan"),
     ("stream", "crate::proxy::record::RequestRecord"),
     ("stream", "crate::proxy::silence"),
     ("tunnel", "crate::proxy::end"),
     ("tunnel", "crate::proxy::forward::BackendBody"),
     ("tunnel", "crate::proxy::record::RequestRecord"),
     ("forward", "crate::proxy::body_timer"),
+    ("replay", "crate::proxy::acquire"),
+    ("replay", "crate::proxy::cors::RequestOrigin"),
+    ("replay", "crate::proxy::end::End"),
+    ("replay", "crate::proxy::forward::OutgoingBody"),
+    ("replay", "crate::proxy::keep_alive::unfit_response"),
+    ("replay", "crate::proxy::record::RequestRecord"),
+    ("replay", "crate::proxy::refusal::Refusal"),
+    ("replay", "crate::proxy::silence"),
+    ("replay", "crate::proxy::stream::ResponseAborted"),
+    ("respond", "crate::proxy::body_timer::BodyLimits"),
+    ("respond", "crate::proxy::cors::RequestOrigin"),
+    ("respond", "crate::proxy::end"),
+    ("respond", "crate::proxy::exchange"),
+    ("respond", "crate::proxy::forward"),
+    ("respond", "crate::proxy::keep_alive"),
+    ("respond", "crate::proxy::orphan::Orphans"),
+    ("respond", "crate::proxy::record::RequestRecord"),
+    ("respond", "crate::proxy::refusal::Refusal"),
+    ("respond", "crate::proxy::silence"),
+    ("respond", "crate::proxy::stream::GuardedBody"),
+    ("respond", "crate::proxy::tunnel::TunnelEndpoints"),
     ("session", "crate::proxy::body_timer"),
     ("session", "crate::proxy::route::Candidates"),
     ("session", "crate::proxy::route::PathAmbiguity"),

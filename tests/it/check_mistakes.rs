@@ -272,6 +272,33 @@ fn an_id_that_is_the_same_for_all_is_warned_of() {
 }
 
 #[test]
+fn check_says_which_turns_never_wait_because_they_are_observed() {
+    let notes = |lock: &str| {
+        let text = format!(
+            "{UPSTREAM}[lock]\n{lock}\n[[routes]]\nname = \"a\"\nsession_id = [\"{{header:x}}\"]\n"
+        );
+        let config = read(&text).unwrap_or_else(|problems| panic!("{text}{problems}"));
+        let notes = config.remarks().into_iter().map(|note| note.to_string());
+        let notes: Vec<_> = notes.filter(|note| note.contains("enforce")).collect();
+        notes
+    };
+    assert_eq!(
+        notes("blocking = true\nkeep_alive = 1\nqueue_events = \"q\"\nenforce = false"),
+        [
+            "enforce = false on \"a\": no turn waits there, so blocking, interrupt and queue_events have no \
+             effect until enforce is true"
+        ]
+    );
+    for lock in [
+        "blocking = true\nkeep_alive = 1\nqueue_events = \"q\"",
+        // An observed event stream gets comments.
+        "keep_alive = 1\nenforce = false",
+    ] {
+        assert_eq!(notes(lock), [""; 0], "{lock}");
+    }
+}
+
+#[test]
 fn a_method_that_is_nearly_one_is_warned_of() {
     let methods = |list: &str| {
         warnings(&format!(

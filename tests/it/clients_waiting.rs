@@ -27,7 +27,7 @@ const ANSWER: &str = "Hello, 世界 👋";
 /// The sentence of a turn that waited for too long.
 const BUSY: &str = "AI 正在思考中，请稍后再试";
 
-/// The clients that don't ask for an event stream have a route that says it.
+/// The presets of clients that don't ask for an event stream say that they read one.
 const ROUTES: &str = r#"
 [[routes]]
 name = "hold"
@@ -35,11 +35,10 @@ path = "/hold/{session}"
 session_id = ["{path:session}"]
 
 [[routes]]
-name = "openai"
-path = "/v1/chat/completions"
-session_id = ["{header:x-session-id}"]
-stream = "sse"
-busy = { status = 429, format = "openai" }
+preset = "openai-chat"
+
+[[routes]]
+preset = "openai-responses"
 
 [[routes]]
 preset = "langgraph"
@@ -50,7 +49,6 @@ path = "/agent"
 
 [[routes]]
 preset = "vercel-ai"
-stream = "sse"
 
 [[routes]]
 name = "events"
@@ -66,14 +64,16 @@ session_id = ["{body:/session_id}"]
 #[tokio::test]
 async fn clients_for_python_show_the_same_after_waiting() {
     let seen = Seen::by(Client("waiting_client.py")).await;
-    for client in ["openai_chat", "langgraph"] {
+    for client in ["openai_chat", "openai_responses", "langgraph"] {
         seen.assert_same(client);
     }
-    assert_eq!(
-        seen.failed["openai_chat"]["error"],
-        json!(["APIError", BUSY, "wait_timeout"]),
-        "openai raises the error of the stream"
-    );
+    for client in ["openai_chat", "openai_responses"] {
+        assert_eq!(
+            seen.failed[client]["error"],
+            json!(["APIError", BUSY, "wait_timeout"]),
+            "{client}: openai raises the error of the stream"
+        );
+    }
     assert_eq!(
         seen.failed["langgraph"]["error"],
         json!(["StreamPart", BUSY, 409]),
@@ -94,10 +94,14 @@ async fn clients_from_npm_show_the_same_after_waiting() {
         json!(["APIError", BUSY, "wait_timeout"]),
         "openai throws the error of the stream"
     );
+    let failed = &seen.failed["ag_ui"];
     assert_eq!(
-        seen.failed["ag_ui"]["error"][0], "Error",
-        "@ag-ui/client rejects the run: {}",
-        seen.failed["ag_ui"]
+        (&failed["told"], &failed["error"]),
+        (
+            &json!({"runErrorEvent": [BUSY, "wait_timeout"]}),
+            &Value::Null
+        ),
+        "@ag-ui/client gives its subscribers RUN_ERROR, as one of the agent, and rejects nothing: {failed}"
     );
     seen.assert_events_are_errors("openai");
     seen.assert_events_are_errors("ag_ui");
@@ -124,12 +128,14 @@ async fn clients_in_a_browser_show_the_same_after_waiting() {
         "useChat's page shows the whole answer"
     );
     let failed = &seen.failed;
-    assert!(
-        failed["viaUseChat"]["error"][1]
-            .as_str()
-            .is_some_and(|message| message.contains(BUSY)),
-        "useChat has the status `error`, and its message has the sentence: {}",
-        failed["viaUseChat"]
+    assert_eq!(
+        failed["viaUseChat"]["error"],
+        json!(["Error", BUSY]),
+        "useChat has the status `error`, and its message is the sentence"
+    );
+    assert_eq!(
+        failed["viaUseChat"]["page"], BUSY,
+        "the page shows it as it shows other errors"
     );
     assert_eq!(
         failed["viaEventSource"]["error"],

@@ -239,6 +239,52 @@ fn completions_and_manual_pages_know_the_commands() {
         Some(1),
         "no such command"
     );
+    for empty in [&["man", ""][..], &["man", "locks", ""], &["options", ""]] {
+        let code = run(empty).status.code();
+        assert_eq!(
+            code,
+            Some(2),
+            "{empty:?}: an empty name is a wrong argument"
+        );
+    }
+}
+
+/// The subcommands of a command, each with what its help says of it.
+fn subcommands(command: &[&str]) -> Vec<(String, String)> {
+    let output = run(&[command, &["--help"]].concat());
+    let help = String::from_utf8(output.stdout).expect("UTF-8");
+    let listed = help
+        .split_once("\nCommands:\n")
+        .map_or("", |(_, rest)| rest);
+    let listed = listed.split("\n\n").next().unwrap_or_default();
+    let listed = listed.lines().filter_map(|line| {
+        let (name, about) = line.trim().split_once(' ')?;
+        Some((name.to_owned(), about.trim().to_owned()))
+    });
+    listed.filter(|(name, _)| name != "help").collect()
+}
+
+#[test]
+fn the_help_and_the_docs_name_each_subcommand() {
+    let doc = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/command-line.md");
+    let doc = std::fs::read_to_string(doc).expect("the page");
+    let commands = subcommands(&[]);
+    assert!(commands.len() > 10, "the help lists them: {commands:?}");
+    for (command, about) in commands {
+        let quoted = |name: &str| {
+            let mut words = doc.split(|c: char| c.is_whitespace() || matches!(c, '`' | ','));
+            words.any(|word| word == name)
+        };
+        assert!(quoted(&command), "{command} stands in the page");
+        for (name, own) in subcommands(&[&command]) {
+            assert!(!own.is_empty(), "{command} {name} has a description");
+            assert!(
+                about.to_lowercase().contains(&name),
+                "what the help says of {command} names {name}: {about}"
+            );
+            assert!(quoted(&name), "{command} {name} stands in the page");
+        }
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::support::app::{App, CHAT, key};
 use crate::support::backend::Backend;
-use crate::support::client::turn;
+use crate::support::client::{Client, Request};
 use crate::support::cluster_redis::ClusterRedis;
 use crate::support::redis::{Monitor, Redis};
 use crate::support::sentinel_redis::SentinelRedis;
@@ -11,7 +11,9 @@ use crate::support::sentinel_redis::SentinelRedis;
 /// each of them.
 async fn assert_two_scripts_per_turn(url: &str, masters: &[&Redis]) {
     let backend = Backend::start("plain:ok").await;
-    let app = App::start(&backend.url(), url, "", CHAT);
+    // A turn with an idempotency key, which is executed once, takes no more of them.
+    let config = format!("{CHAT}once = [\"{{header:idempotency-key}}\"]\n");
+    let app = App::start(&backend.url(), url, "", &config);
     for master in masters {
         master.is_connected().await;
     }
@@ -23,7 +25,11 @@ async fn assert_two_scripts_per_turn(url: &str, masters: &[&Redis]) {
     for n in 0..12 {
         for script in ["plain:x", "chunked:3:1", "empty"] {
             let session = format!("s{n}");
-            let served = turn(app.addr(), &session, script).await;
+            let mut request = Request::turn(&session, script);
+            if n % 2 == 0 {
+                request = request.header("idempotency-key", script);
+            }
+            let served = Client::connect(app.addr()).await.call(&request).await;
             assert_eq!(served.status, 200, "a turn is served");
             let mut lines = Vec::new();
             for (monitor, count) in monitors.iter().zip(&mut executed_by) {

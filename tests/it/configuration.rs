@@ -209,6 +209,7 @@ on_lost = "abort"
 settle = "0s"
 enforce = true
 on_disconnect = "cancel"
+replay = false
 on_missing = "pass"  # a request that names no session or no user passes without a lock, as no_session
 on_malformed = "reject"
 nested_calls = "header"
@@ -278,6 +279,12 @@ keep_alive = "1m 15s"
 client_unreachable = "0s"
 drain = "1ms"
 
+[replay]
+max_turn = 1048576
+keep = "1m 30s"
+max_total = 2097152
+over_limit = "live"
+
 [admin]
 listen = "[::1]:9902"
 token_file = "tests/config/token"
@@ -302,6 +309,7 @@ upstream = "https://other.example:444"
 upstream_host = "client"
 session_id = ["{path:thread}-{header:x-session}", "{cookie:sid}", "{query:a b}", "{hash:lower:body:/a~1b/~0/0}"]
 user_id = ["{path:rest}", "{body:/user/id}"]
+once = ["{header:idempotency-key}", "{path:thread}-{hash:body:/messages/-1}"]
 key = "{session_id}:{user_id}"
 lock_timeout = "1h"
 extend_lock_interval = "30m"
@@ -311,12 +319,14 @@ settle = "1m"
 settle_cancelled = "500ms"
 enforce = true
 on_disconnect = "continue"
+replay = true
 on_missing = "pass"  # a request that names no session or no user passes without a lock, as no_session
 on_malformed = "reject"
 nested_calls = "traceparent"
 keep_alive = "20s"
 stream = "sse"
-queue_events = "seriatim.queue"
+on_repeat = "attach"
+once_for = "1day"
 busy = { status = 409, format = "json", error = "busy", retry_after = 86400, explain = false }
 
 [[routes]]
@@ -336,9 +346,13 @@ settle = "250ms"
 settle_cancelled = "500ms"
 enforce = false
 on_disconnect = "cancel"
+replay = false
 on_missing = "reject"  # a request that names no session or no user is refused as missing_session
 on_malformed = "pass"
 nested_calls = "header"
+keep_alive = "20s"
+stream = "sse"
+queue_events = "seriatim.queue"
 busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0, explain = true }
 
 [[routes]]
@@ -358,9 +372,35 @@ settle = "250ms"
 settle_cancelled = "500ms"
 enforce = false
 on_disconnect = "continue"
+replay = false
 on_missing = "reject"  # a request that names no session or no user is refused as missing_session
 on_malformed = "pass"
 nested_calls = "header"
+busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0, explain = true }
+
+[[routes]]
+name = "stream"
+path = "/{session}/{user}/stream"
+session_id = ["{path:session}"]
+user_id = ["{path:user}"]
+attach = true
+attach_ended = false
+key = "{session_id}:{user_id}"
+on_missing = "reject"  # a request that names no session or no user is refused as missing_session
+on_malformed = "pass"
+keep_alive = "15s"
+busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0, explain = true }
+
+[[routes]]
+name = "stop a turn"
+methods = ["DELETE"]
+path = "/{session}/stop"
+session_id = ["{path:session}"]
+user_id = ["unknown"]
+stop = true
+key = "agent:{user_id}:{session_id}"
+on_missing = "reject"  # a request that names no session or no user is refused as missing_session
+on_malformed = "pass"
 busy = { status = 503, format = "openai", error = { en = 'Say "please"', pt-br = "ocupado", zh = "忙" }, retry_after = 0, explain = true }
 
 [[routes]]
@@ -630,7 +670,7 @@ fn a_problem_of_a_variable_names_the_variable() {
         (
             "SERIATIM__",
             "1",
-            "environment variable SERIATIM__: unknown key; the keys here are listen, upstream, upstream_host, upstream_ca_file, forwarded, unmatched, tls, store, errors, cors, limits, timeouts, admin, log, tracing, lock, busy, routes",
+            "environment variable SERIATIM__: unknown key; the keys here are listen, upstream, upstream_host, upstream_ca_file, forwarded, unmatched, tls, store, errors, cors, limits, timeouts, admin, log, tracing, replay, lock, busy, routes",
         ),
     ] {
         assert_eq!(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use seriatim::key::SessionKey;
 use seriatim::lock::memory::MemoryStore;
-use seriatim::lock::{CallChain, Epoch, LockGuard, LockLoss, LockOptions, Store as _};
+use seriatim::lock::{CallChain, Epoch, LockGuard, LockLoss, LockOptions, LockRequest, Store as _};
 use tokio::time::{Instant, sleep};
 
 use crate::support::app::{App, CHAT, key};
@@ -156,17 +156,9 @@ async fn a_lease_that_is_due_sooner_does_not_wait_for_one_that_is_due_later() {
     sleep(SECOND).await;
     let sooner = options(LEASE, Some(SECOND * 10));
     let other = SessionKey::literal("another session");
-    let acquired = a
-        .locks
-        .acquire(
-            other,
-            "route",
-            "request",
-            &CallChain::default(),
-            &sooner,
-            None,
-        )
-        .await;
+    let nobody = CallChain::default();
+    let request = LockRequest::new("route", "request", &nobody);
+    let acquired = a.locks.acquire(other, request, &sooner).await;
     let mut lock = acquired.expect("it is free");
     sleep(SECOND * 60).await;
     assert_eq!(lock.must_stop(), None, "it was extended in time");
@@ -180,17 +172,9 @@ async fn holders_and_waiters_of_an_instance_whose_name_is_taken_stop() {
     let _held = b.hold(&long).await;
     let waiting = a.turn(&long);
     let other = SessionKey::literal("another session");
-    let acquired = a
-        .locks
-        .acquire(
-            other,
-            "route",
-            "request",
-            &CallChain::default(),
-            &long,
-            None,
-        )
-        .await;
+    let nobody = CallChain::default();
+    let request = LockRequest::new("route", "request", &nobody);
+    let acquired = a.locks.acquire(other, request, &long).await;
     let mut lock = acquired.expect("it is free");
     // A younger process with the same name: from now on everybody may take over what `a` has.
     let taken = memory.heartbeat("a", Epoch(1), LEASE, true).await;

@@ -93,6 +93,7 @@ async fn a_request_is_explained_by_route_templates_and_key() {
             ExplainedOutcome::Passes => None,
             ExplainedOutcome::NoSession { code } => Some(*code),
             ExplainedOutcome::Locks(_) => Some("locks"),
+            ExplainedOutcome::Attaches(_) | ExplainedOutcome::Stops(_) => Some("no turn"),
         };
         assert_eq!(
             (explained.route.as_deref(), code),
@@ -302,6 +303,9 @@ impl Sample {
             .outcome
         {
             ExplainedOutcome::Locks(key) => Seen::Locks(key.as_str().to_owned()),
+            ExplainedOutcome::Attaches(_) | ExplainedOutcome::Stops(_) => {
+                panic!("no route of these tests has `attach` or `stop`")
+            }
             ExplainedOutcome::Passes | ExplainedOutcome::NoSession { .. } => Seen::Passes,
             ExplainedOutcome::Refused { status, code, .. } => {
                 Seen::Refused(status.into(), code.to_owned())

@@ -252,7 +252,7 @@ const CASES: [Case; 16] = [
             r#"{"model": "m", "conversation": "conv_1", "input": "hi"}"#,
         ],
         route: "openai-responses",
-        skipped: &[],
+        skipped: &[("openai-responses-stream", "when")],
         templates: &[
             (SESSION, "{body:/conversation/id}", "missing", None),
             (SESSION, "{body:/conversation}", "found", Some("conv_1")),
@@ -401,6 +401,40 @@ const CASES: [Case; 16] = [
         key: Some("lock:session:unknown:anna"),
     },
 ];
+
+#[test]
+fn what_keeps_a_client_is_explained() {
+    let comment = "while it waits: an event stream begins, with a comment every 5s\n";
+    let event = "while it waits: an event stream begins, with an event my.queue every 5s\n";
+    let running = "while it runs: a comment every 5s if the backend's event stream is silent\n";
+    for (lock, expected, others) in [
+        ("blocking = true", [comment, running], &["my.queue"][..]),
+        (
+            "blocking = true\nqueue_events = \"my.queue\"",
+            [event, running],
+            &[comment],
+        ),
+        ("blocking = false", ["", running], &["while it waits"]),
+        (
+            "blocking = true\nblocking_timeout = 5",
+            ["", running],
+            &["while it waits"],
+        ),
+    ] {
+        let folder = Folder::with(&format!(
+            "[lock]\nkeep_alive = 5\n{lock}\n[[routes]]\nsession_id = [\"{{query:s}}\"]\n"
+        ));
+        let accept = "accept: text/event-stream";
+        let output = folder.explain(&["--path", "/?s=1", "-H", accept], "");
+        let text = text(&output);
+        for line in expected {
+            assert!(text.contains(line), "{lock}: {line} in {text}");
+        }
+        for other in others {
+            assert!(!text.contains(other), "{lock}: no {other} in {text}");
+        }
+    }
+}
 
 #[test]
 fn requests_of_presets_are_explained_by_route_templates_and_key() {
@@ -722,6 +756,53 @@ user_id = ["{uuid:header:x-user}", "{hash:header:x-name}", "{header:x-number}", 
             "the JSON has the same hints: {report:#}"
         );
     }
+}
+
+#[test]
+fn the_once_id_is_shown_beside_the_hash_that_the_store_gets() {
+    let folder = Folder::with(
+        "[[routes]]\nname = \"chat\"\nsession_id = [\"{header:x-session}\"]\n\
+         once = [\"{header:idempotency-key}\", \"{query:k}\"]\nonce_for = \"1h\"\n",
+    );
+    const SESSION: &str = "x-session: s1";
+    const KEY: &str = "idempotency-key: 0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9";
+    let arguments = |more: &[&'static str]| {
+        let own = [
+            "--path",
+            "/chat?a=1",
+            "--method",
+            "POST",
+            "-H",
+            SESSION,
+            "--body",
+            "x",
+        ];
+        [&own[..], more].concat()
+    };
+    let output = text(&folder.explain(&arguments(&["-H", KEY]), ""));
+    // printf %s 0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9 | sha256sum | cut -c1-32
+    let (id, fingerprint) = ("a93f0ce95a6f5278da2a46e7b2b80304", "0330c9069c1f22e8");
+    for line in [
+        "\nonce\n  ✓ {header:idempotency-key}  0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9\n    {query:k}                 not tried\n",
+        &format!(
+            "\nif repeated: recognised until 1h after its end, by the once id {id} of the request {fingerprint}\n"
+        ),
+    ] {
+        assert!(output.contains(line), "{line}\nis missing in\n{output}");
+    }
+    assert!(
+        !output.contains("hint"),
+        "a once id has one spelling: {output}"
+    );
+    let json = folder.explain(&arguments(&["-H", KEY, "--json"]), "");
+    let json: Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!(json["once"], json!({"id": id, "fingerprint": fingerprint}));
+    let output = text(&folder.explain(&arguments(&[]), ""));
+    let line = "\nif repeated: not recognised, because it has no once id";
+    assert!(output.contains(line), "{line}\nis missing in\n{output}");
+    let json = folder.explain(&arguments(&["--json"]), "");
+    let json: Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!(json["once"], Value::Null, "there is none");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::poll;
 use hyper::{Request, Response};
+use seriatim::answer::Answers;
 use seriatim::budget::Budget;
 use seriatim::config::Config;
 use seriatim::drain;
@@ -21,8 +22,8 @@ use seriatim::listen::{
 };
 use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
-    CallChain, ClaimIssuer, Dispatcher, Epoch, Fallback, Instance, LockOptions, Locks, OnLost,
-    Store, StoreHealth,
+    CallChain, ClaimIssuer, Dispatcher, Epoch, Fallback, Instance, LockOptions, LockRequest, Locks,
+    OnLost, Store, StoreHealth,
 };
 use seriatim::metrics::Metrics;
 use seriatim::proxy::{CorsMemory, ProcessShared, Proxy, ProxyBody, RecordSinks};
@@ -59,6 +60,7 @@ impl Interrupting {
         store.listen(issuer.instance(), Arc::new(dispatcher.clone()));
         let (store, metrics): (Arc<dyn Store>, _) = (store, Metrics::new());
         let process = ProcessShared {
+            answers: Answers::new(&metrics),
             budget: Budget::new(metrics.buffered()),
             cors: CorsMemory::default(),
             sinks: RecordSinks::new(metrics.clone(), Journal::default(), None),
@@ -104,11 +106,8 @@ impl Interrupting {
         let locks = Arc::clone(&self.locks);
         let mut newest = Box::pin(async move {
             let nobody = CallChain::default();
-            drop(
-                locks
-                    .acquire(key, "newest", "r", &nobody, &options, None)
-                    .await,
-            );
+            let request = LockRequest::new("newest", "r", &nobody);
+            drop(locks.acquire(key, request, &options).await);
         });
         let asked = poll!(newest.as_mut());
         assert_eq!(asked, Poll::Pending, "the turn still has its lock");

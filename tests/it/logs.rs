@@ -37,7 +37,14 @@ session_id = ["{path:thread}"]
 user_id = ["{header:x-user}"]
 blocking = true
 keep_alive = "100ms"
-on_disconnect = "continue"
+replay = true
+
+[[routes]]
+name = "again"
+path = "/threads/{thread}/stream"
+session_id = ["{path:thread}"]
+user_id = ["{header:x-user}"]
+attach = true
 
 [[routes]]
 name = "watched"
@@ -241,7 +248,10 @@ async fn drive(format: &str, ids: &str) -> Recorded {
     process.logs("client_gone").await;
     let continued = start_open(addr, &run("gate")).await;
     continued.close();
+    let again = Request::get("/threads/session-Kim9/stream").header("x-user", "user-Zoe7");
+    let mut attached = start_open(addr, &again).await;
     backend.open_all_gates();
+    assert!(attached.answer().await.whole, "the client reads on");
     process.logs("continued").await;
 
     // An operator inspects and releases a lock; a request from another site is refused.

@@ -62,6 +62,16 @@ user_id = ["u1"]
 blocking = true
 interrupt = true
 [[routes]]
+name = "again"
+path = "/again"
+session_id = ["{header:x-test-session}"]
+replay = true
+[[routes]]
+name = "attach"
+path = "/again/stream"
+session_id = ["{header:x-test-session}"]
+attach = true
+[[routes]]
 name = "short"
 path = "/short"
 session_id = ["{header:x-test-session}"]
@@ -609,7 +619,12 @@ async fn loaded() -> String {
         .await;
     bench.backend.open_gate("s2");
     held.answer().await;
+    bench.begin("/again", "s3", "empty").await.answer().await;
+    let attach = Request::get("/again/stream").header("x-test-session", "s3");
+    Client::connect(addr).await.call(&attach).await;
     let ended = [
+        ("again", "complete"),
+        ("attach", "complete"),
         ("short", "lock_lost"),
         ("chat", "session_busy"),
         ("", "no_route"),

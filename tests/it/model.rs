@@ -8,10 +8,11 @@
 //! their minimum number.
 //!
 //! Left out: extensions (compare and extend; they only move a deadline and the lease that ends after
-//! it), a holder's instance that returns under its name with another epoch (for others it is as gone
-//! as one whose key expired), a take-over by a turn that doesn't wait, the store's own failover and what
-//! it may bring back (a lock whose turn is over, which its instance withdraws when somebody asks), and
-//! more than one session (sessions share nothing but the keys of their instances).
+//! it), a turn's second claim after its first counts as lost, a holder's instance that returns under its
+//! name with another epoch (for others it is as gone as one whose key expired), a take-over by a turn that
+//! doesn't wait, the store's own failover and what it may bring back (a lock whose turn is over, which its
+//! instance withdraws when somebody asks), and more than one session (sessions share nothing but the keys
+//! of their instances).
 
 mod faults;
 mod properties;
@@ -124,6 +125,35 @@ const INTERRUPTS_AND_CRASHES: Scenario = Scenario::new(TWO_INTERRUPT)
     .with_faults(1, &[Fault::Crashed])
     .that_reaches(&[property::TAKEN_OVER]);
 
+const REPEATS: Scenario = Scenario::new(THREE)
+    .with_faults(1, &[Fault::Lost, Fault::Delayed, Fault::Late, Fault::Left])
+    .whose_turns_are_repeats_from(0)
+    .that_reaches(&[property::REPEAT_AFTER_END, property::REPEAT_SERVED]);
+
+/// Two repeats behind another turn, so that they wait.
+const REPEATS_AND_PLACES: Scenario = Scenario::new(THREE)
+    .with_faults(
+        2,
+        &[
+            Fault::Crashed,
+            Fault::Paused,
+            Fault::MessageLost,
+            Fault::OfferMissed,
+        ],
+    )
+    .whose_turns_are_repeats_from(1)
+    .that_reaches(&[
+        property::REPEAT_OF_WAITER,
+        property::REPEAT_IN_DOUBT,
+        property::REPEAT_SERVED,
+    ]);
+
+const REPEATS_AND_LEASES: Scenario = Scenario::new(TWO)
+    .with_faults(2, &[Fault::Lost, Fault::Delayed, Fault::Lapsed])
+    .whose_turns_are_repeats_from(0)
+    .whose_leases_end()
+    .that_reaches(&[property::REPEAT_IN_DOUBT]);
+
 // === The properties hold ===
 
 #[test]
@@ -201,7 +231,49 @@ fn the_newest_interrupting_turn_wins_despite_a_crashed_instance() {
     explore(&INTERRUPTS_AND_CRASHES, 36_000);
 }
 
+#[test]
+fn of_repeats_one_reaches_the_backend_despite_lost_commands_and_replies() {
+    explore(&REPEATS, 4_000);
+}
+
+#[test]
+fn of_repeats_one_reaches_the_backend_despite_lost_places_and_crashes() {
+    explore(&REPEATS_AND_PLACES, 140_000);
+}
+
+#[test]
+fn of_repeats_one_reaches_the_backend_despite_lost_leases() {
+    explore(&REPEATS_AND_LEASES, 26_000);
+}
+
 // === Each rule is needed: without it a property fails ===
+
+#[test]
+fn a_turn_is_sent_twice_if_one_in_doubt_is_forgotten() {
+    for scenario in [&REPEATS_AND_PLACES, &REPEATS_AND_LEASES] {
+        assert_flaw_is_found(scenario, Flaw::DoubtIsForgotten, property::ONCE);
+    }
+}
+
+#[test]
+fn a_turn_is_sent_twice_if_it_comes_back_for_its_place_unchecked() {
+    assert_flaw_is_found(&REPEATS_AND_PLACES, Flaw::ReturnUnchecked, property::ONCE);
+}
+
+#[test]
+fn a_turn_that_was_sent_nothing_stays_in_doubt_if_it_is_not_forgotten() {
+    assert_flaw_is_found(&REPEATS, Flaw::NothingIsForgotten, property::NO_FALSE_DOUBT);
+}
+
+#[test]
+fn a_turn_is_sent_twice_if_another_deletes_its_record() {
+    assert_flaw_is_found(&REPEATS, Flaw::ForgetsAnyRecord, property::ONCE);
+}
+
+#[test]
+fn a_turn_is_sent_twice_if_its_end_is_forgotten() {
+    assert_flaw_is_found(&REPEATS, Flaw::EndedIsForgotten, property::ONCE);
+}
 
 #[test]
 fn turns_overlap_if_a_release_does_not_compare_the_token() {

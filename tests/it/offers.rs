@@ -10,8 +10,8 @@ use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
     AcquireError, AcquireReply, AcquireRequest, CallChain, Claim, ClaimId, ClaimIssuer, Dispatcher,
     Epoch, Fallback, Fence, HeartbeatReply, Instance, InstanceLiveness, LockGuard, LockHolder,
-    LockInfo, LockLoss, LockOptions, Locks, Message, OFFER_TTL, QueueOptions, QueueState,
-    ScanCursor, ScanPage, Store, StoreFuture, StoreHealth, WatchedQueue, Withdrawal,
+    LockInfo, LockLoss, LockOptions, LockRequest, Locks, Message, OFFER_TTL, QueueOptions,
+    QueueState, ScanCursor, ScanPage, Store, StoreFuture, StoreHealth, WatchedQueue, Withdrawal,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -190,16 +190,9 @@ impl Replica {
     fn turn_on(&self, options: &LockOptions) -> Turn {
         let (locks, options) = (Arc::clone(&self.locks), *options);
         tokio::spawn(async move {
-            locks
-                .acquire(
-                    key(),
-                    "route",
-                    "request",
-                    &CallChain::default(),
-                    &options,
-                    None,
-                )
-                .await
+            let nobody = CallChain::default();
+            let request = LockRequest::new("route", "request", &nobody);
+            locks.acquire(key(), request, &options).await
         })
     }
 

@@ -80,6 +80,23 @@ fn multipart(path: &str, fields: &[(&str, &str)]) -> Request {
         .body(body)
 }
 
+#[test]
+fn the_docs_name_the_presets_whose_clients_read_event_streams() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/backends.md");
+    let page = std::fs::read_to_string(page).expect("the page");
+    let list = page.split("**Streams.**").nth(1).expect("a paragraph");
+    let list = list.split("Without `keep_alive`").next().expect("a list");
+    let named: BTreeSet<_> = list.split('`').collect();
+    for preset in &PRESETS {
+        assert_eq!(
+            named.contains(preset.name),
+            preset.toml.contains("\nstream = \"sse\"\n"),
+            "{} stands in the list if a route of it has stream = \"sse\"",
+            preset.name
+        );
+    }
+}
+
 /// Requests to the backend of each preset. The first is a turn that is held while all requests
 /// without a lock are sent.
 fn cases(preset: &str) -> Vec<Case> {
@@ -482,7 +499,13 @@ fn cases(preset: &str) -> Vec<Case> {
                 locked(json("/v1/responses", object), route, key),
                 locked(json("/responses", text), route, key),
                 locked(json("/openai/v1/responses", object), route, key),
+                locked(
+                    json("/v1/responses", r#"{"stream": true, "conversation": "c1"}"#),
+                    "openai-responses-stream",
+                    key,
+                ),
                 free(json("/v1/responses", r#"{"input": "hi"}"#)),
+                free(json("/v1/responses", r#"{"input": "hi", "stream": true}"#)),
                 free(json("/v1/responses", r#"{"previous_response_id": "r1"}"#)),
                 free(post("/v1/responses/r1/cancel")),
                 free(json("/openai/v1/responses/compact", text)),

@@ -28,7 +28,23 @@ impl Text {
             ("lock", "blocking_timeout" | "interrupt" | "max_waiters") => {
                 text.with("lock", "blocking", "true")
             }
-            ("lock", "stream" | "queue_events") => text.with("lock", "keep_alive", "\"15s\""),
+            ("lock", "once_for") => text.with("routes", "once", "[\"{header:idempotency-key}\"]"),
+            ("lock", "on_repeat") => text.with("lock", "replay", "true").with(
+                "routes",
+                "once",
+                "[\"{header:idempotency-key}\"]",
+            ),
+            ("routes", "attach" | "attach_ended") => text
+                .with(TURNS, "session_id", "[\"{header:x-session}\"]")
+                .with(TURNS, "path", "\"/turns\"")
+                .with(TURNS, "replay", "true")
+                .with("routes", "attach", "true"),
+            ("replay", _) => text.with("lock", "replay", "true"),
+            ("lock", "stream") => text.with("lock", "keep_alive", "\"15s\""),
+            ("lock", "queue_events") => {
+                let text = text.with("lock", "keep_alive", "\"15s\"");
+                text.with("lock", "blocking", "true")
+            }
             ("", "upstream_ca_file") => text.with("", "upstream", "\"https://agent.example\""),
             ("tls", _) => {
                 let (cert, key) = (file("tls/cert.pem"), file("tls/key.pem"));
@@ -84,7 +100,7 @@ impl Text {
         for table in tables {
             match table {
                 "" => {}
-                "routes" => toml.push_str("[[routes]]\n"),
+                "routes" | TURNS => toml.push_str("[[routes]]\n"),
                 table => toml.push_str(&format!("[{table}]\n")),
             }
             for (_, key, value) in self.0.iter().filter(|(t, ..)| t == table) {
@@ -110,6 +126,9 @@ impl Text {
     }
 }
 
+/// A table beside others: a route that keeps the answers of its turns.
+const TURNS: &str = "other routes";
+
 fn file(path: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config");
     format!("{:?}", root.join(path).display().to_string())
@@ -122,6 +141,7 @@ fn example(section: &Section, option: &Setting) -> String {
         ("", "upstream_ca_file") | ("store" | "tracing", "ca_file") => file("ca.pem"),
         ("store", "password_file" | "sentinel_password_file") => file("password"),
         ("admin", "token_file") => file("token"),
+        ("replay", "key_file") => file("answers-key"),
         ("store" | "tls", "cert_file" | "key_file") => {
             // Beside its pair, another one: only the path differs.
             let name = option.key.trim_end_matches("_file");

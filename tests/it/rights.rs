@@ -38,6 +38,36 @@ async fn ask(admin: SocketAddr, method: &str, target: &str) -> Value {
     answer.json()
 }
 
+/// The permissions of the page that begin with this one, and are needed for an option only.
+fn documented_extra(first: &str) -> Vec<String> {
+    let at = PAGE.find(&format!("`{first}")).expect("the permissions");
+    let (extra, _) = PAGE[at + 1..].split_once('`').expect("their end");
+    extra.split(' ').map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn the_documented_redis_user_can_keep_answers() {
+    let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);
+    let command = [documented(), documented_extra("+xadd")].concat();
+    let command: Vec<_> = command.iter().map(|word| &**word).collect();
+    redis.command(&command).await;
+    let url = format!("redis://seriatim:password@{}/0", redis.addr());
+    let attach = "[[routes]]\npath = \"/{id}/stream\"\nsession_id = [\"{path:id}\"]\nuser_id = [\"u1\"]\nattach = true\n";
+    let config = format!("[replay]\nmax_turn = \"64KiB\"\n[lock]\nreplay = true\n{attach}{CHAT}");
+    let [a, b] = [0, 1].map(|_| App::start(&backend.url(), &url, "", &config));
+    for (script, status) in [("plain:kept", 200), ("big:1000000", 409)] {
+        assert_eq!(turn(a.addr(), "s1", script).await.status, 200, "{script}");
+        let read = async || {
+            let mut client = Client::connect(b.addr()).await;
+            client.get("/s1/stream").await.status == status
+        };
+        wait_for_async(read, "another replica has the answer").await;
+    }
+    let refused = redis.command(&["ACL", "LOG"]).await;
+    let none = ::redis::Value::Array(Vec::new());
+    assert_eq!(refused, none, "nothing was denied");
+}
+
 #[tokio::test]
 async fn the_documented_redis_user_has_all_needed_permissions() {
     let (backend, redis) = (Backend::start("plain:ok").await, Redis::start().await);

@@ -89,7 +89,9 @@ macro_rules! store_contract {
 mod full_memory;
 mod instances;
 mod interrupts;
+mod kept_answers;
 mod locks;
+mod once;
 mod operating;
 mod queues;
 mod refusals;
@@ -112,7 +114,9 @@ pub(crate) fn rules() -> impl Iterator<Item = &'static Rule> {
     let all = [
         instances::RULES,
         interrupts::RULES,
+        kept_answers::RULES,
         locks::RULES,
+        once::RULES,
         operating::RULES,
         queues::RULES,
         silence::RULES,

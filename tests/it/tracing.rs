@@ -438,6 +438,45 @@ async fn a_failed_turn_has_an_error_with_its_type() {
 }
 
 #[tokio::test]
+async fn an_error_behind_an_early_head_is_an_error_with_its_status() {
+    let (backend, collector, app) =
+        bench("[lock]\nblocking = true\nkeep_alive = \"100ms\"\n").await;
+    for script in ["status:500:x", "plain:x"] {
+        let mut holder = begin_turn(app.addr(), "s1", "gate").await;
+        holder.read_until(&event(0)).await;
+        let mut waiter = Client::connect(app.addr()).await;
+        let request = Request::turn("s1", script).header("accept", "text/event-stream");
+        waiter.send(&request).await;
+        waiter.read_until(": queued ").await;
+        backend.open_gate("s1");
+        assert!(holder.answer().await.whole, "the holder isn't affected");
+        assert_eq!(waiter.answer().await.status, 200, "{script}: an early head");
+    }
+    let trees = collector.trees(4).await;
+    let waited = trees
+        .iter()
+        .filter(|tree| tree.server.get("http.response.status_code") != "200");
+    let seen: Vec<_> = waited
+        .map(|tree| {
+            let backend = tree.backend.as_ref().expect("the backend has responded");
+            [
+                tree.server.get("http.response.status_code"),
+                tree.server.get("error.type"),
+                backend.get("http.response.status_code"),
+            ]
+        })
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ["500", "complete", "500"],
+            ["502", "not_an_event_stream", "200"]
+        ],
+        "what the client was told, and what the backend said"
+    );
+}
+
+#[tokio::test]
 async fn a_request_without_a_lock_has_a_backend_span_only() {
     let stop = "[[routes]]\nname = \"stop\"\npath = \"/stop/{id}\"\nlock = false\n";
     let (_backend, collector, app) = bench(stop).await;

@@ -9,10 +9,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
+use super::once::{OnceRecords, RecordedState};
 use crate::lock::{
     AcquireReply, AcquireRequest, BusySession, Claim, ClaimId, DeadHolder, Fence, LockHolder,
-    Message, MessageHandler, OFFER_TTL, QueueOptions, QueueState, Ticket, Token, WAITER_TIMEOUT,
-    WatchedQueue,
+    Message, MessageHandler, OFFER_TTL, QueueOptions, QueueState, RepeatedState, RepeatedTurn,
+    Ticket, Token, WAITER_TIMEOUT, WatchedQueue,
 };
 
 /// Who receives the messages for each instance.
@@ -58,6 +59,7 @@ pub(super) struct MemoryCommand<'c> {
     pub(super) messages: Vec<(Arc<dyn MessageHandler>, Message)>,
     handlers: &'c Handlers,
     last_number: &'c mut u64,
+    pub(super) records: &'c mut OnceRecords,
 }
 
 // === impl SessionState ===
@@ -70,12 +72,47 @@ impl SessionState {
         request: &AcquireRequest,
         command: &mut MemoryCommand<'_>,
     ) -> AcquireReply {
+        if let Some(refusal) = self.repeated(claim, request.take_over.as_ref(), command) {
+            return refusal;
+        }
         let mut took_over = false;
         let reply = self.grant_or_enqueue(claim, request, command, &mut took_over);
         match took_over {
             true => AcquireReply::TookOver(Box::new(reply)),
             false => reply,
         }
+    }
+
+    /// The reply to a claim with the record of another turn that isn't gone; `None`: there is none.
+    fn repeated(
+        &mut self,
+        claim: &Claim,
+        dead: Option<&DeadHolder>,
+        command: &MemoryCommand<'_>,
+    ) -> Option<AcquireReply> {
+        let own = claim.once.as_ref()?;
+        let record = command.records.of_other_turn(claim)?;
+        let holds = self.holder(command.now).as_ref() == Some(&record.token);
+        let is_dead = dead.is_some_and(|dead| self.is_held_by(dead, command.now));
+        let state = match record.state {
+            RecordedState::Waits if holds || self.is_waiting(record.claim, command.now) => {
+                RepeatedState::Waits
+            }
+            RecordedState::Waits => return None,
+            RecordedState::Granted if holds && !is_dead => RepeatedState::Runs,
+            RecordedState::Granted => RepeatedState::InDoubt,
+            RecordedState::Ended => RepeatedState::Ended,
+        };
+        if record.fingerprint != own.turn.key.fingerprint {
+            return Some(AcquireReply::KeyReused);
+        }
+        let has_ended = state == RepeatedState::Ended;
+        Some(AcquireReply::Repeated(RepeatedTurn {
+            turn: record.turn,
+            state,
+            holder: (!has_ended).then(|| LockHolder::from(&record.token)),
+            session: self.busy(command.now),
+        }))
     }
 
     /// Does what [`SessionState::acquire`] does. Sets `took_over` if the dead holder lost the lock.
@@ -90,6 +127,7 @@ impl SessionState {
         let mut holder = self.holder(command.now);
         if options.is_some() && self.dequeued.contains(&claim.id) {
             // The message about it got lost.
+            command.records.forget(claim);
             return AcquireReply::Dequeued;
         }
         if let Some(ticket) = options.and_then(|options| options.ticket)
@@ -98,10 +136,11 @@ impl SessionState {
             if Some(ticket) < self.newest_interrupt {
                 // The message about it got lost.
                 self.leave(claim.id);
+                command.records.forget(claim);
                 return AcquireReply::Superseded;
             }
             // First, so that a free lock isn't offered to a later waiter.
-            self.join(ticket, claim);
+            self.join(ticket, claim, command);
         }
         if self.take_over(request.take_over.as_ref(), command.now) {
             (holder, *took_over) = (None, true);
@@ -125,6 +164,8 @@ impl SessionState {
         }
         self.leave(claim.id);
         let fence = Fence(command.next_number());
+        let now = command.now;
+        command.records.note(claim, RecordedState::Granted, now);
         self.lock = Some(HeldLock {
             token: claim.token.clone(),
             expires: command.now + claim.lease,
@@ -145,7 +186,11 @@ impl SessionState {
         let mut queue = self.queue.iter();
         let place = queue.find(|(_, waiter)| waiter.id == claim.id);
         let ticket = match place {
-            Some((ticket, _)) => *ticket,
+            Some((ticket, _)) => {
+                let now = command.now;
+                command.records.note(claim, RecordedState::Waits, now);
+                *ticket
+            }
             None => {
                 let max_waiters = options.max_waiters as usize;
                 if !options.interrupts && self.queue.len() >= max_waiters {
@@ -155,7 +200,7 @@ impl SessionState {
                     }
                 }
                 let ticket = Ticket(command.next_number());
-                self.join(ticket, claim);
+                self.join(ticket, claim, command);
                 ticket
             }
         };
@@ -190,6 +235,7 @@ impl SessionState {
 
     /// Removes the claim from the queue, and frees the lock if the claim holds it.
     pub(super) fn release(&mut self, claim: &Claim, command: &mut MemoryCommand<'_>) -> bool {
+        command.records.settle(claim);
         self.leave(claim.id);
         let is_held = self.holder(command.now).as_ref() == Some(&claim.token);
         if is_held {
@@ -246,6 +292,19 @@ impl SessionState {
         self.holder(now).is_some() && self.lock.take_if(|lock| is_dead(lock)).is_some()
     }
 
+    /// Whether this dead holder has the lock.
+    pub(super) fn is_held_by(&self, dead: &DeadHolder, now: Instant) -> bool {
+        let lock = self.lock.as_ref();
+        lock.is_some_and(|lock| lock.is_held_by(dead, now))
+    }
+
+    /// Whether a claim is in the queue and its instance is alive.
+    pub(super) fn is_waiting(&self, id: ClaimId, now: Instant) -> bool {
+        let mut queue = self.queue.values();
+        let waiter = queue.find(|waiter| waiter.id == id);
+        waiter.is_some_and(|waiter| self.is_alive(waiter, now))
+    }
+
     /// Offers the free lock to the first waiter that is alive and gets the message, or that is asking
     /// right now. If no waiter gets the message, the first one gets the offer without it.
     pub(super) fn offer(
@@ -279,7 +338,9 @@ impl SessionState {
         Some(next.token)
     }
 
-    fn join(&mut self, ticket: Ticket, claim: &Claim) {
+    fn join(&mut self, ticket: Ticket, claim: &Claim, command: &mut MemoryCommand<'_>) {
+        let now = command.now;
+        command.records.note(claim, RecordedState::Waits, now);
         let waiter = QueuedWaiter {
             id: claim.id,
             token: claim.token.clone(),
@@ -339,8 +400,13 @@ impl HeldLock {
 
 impl<'c> MemoryCommand<'c> {
     /// A command that runs now.
-    pub(super) fn new(handlers: &'c Handlers, last_number: &'c mut u64) -> Self {
+    pub(super) fn new(
+        handlers: &'c Handlers,
+        last_number: &'c mut u64,
+        records: &'c mut OnceRecords,
+    ) -> Self {
         Self {
+            records,
             now: Instant::now(),
             messages: Vec::new(),
             handlers,
@@ -377,7 +443,8 @@ mod tests {
         let ahead = u64::MAX / 2;
         for first in [0, ahead] {
             let mut last = first;
-            let mut command = MemoryCommand::new(&handlers, &mut last);
+            let mut records = OnceRecords::default();
+            let mut command = MemoryCommand::new(&handlers, &mut last, &mut records);
             // Far more of them than microseconds.
             let numbers: Vec<_> = (0..10_000).map(|_| command.next_number()).collect();
             assert!(first < numbers[0], "each is larger than the last one");

@@ -11,6 +11,8 @@ pub(super) struct AuditRecord<'o> {
     /// The message of the event.
     action: &'static str,
     by: &'o str,
+    /// The request that the operator named.
+    named: Option<&'o str>,
     pub(super) key: Option<SessionKey>,
     /// The holder of the lock, or the waiter that the action is about.
     pub(super) holder: Option<LockHolder>,
@@ -37,6 +39,7 @@ impl<'o> AuditRecord<'o> {
         Self {
             action,
             by: request.by,
+            named: request.request,
             key: match request.target {
                 LockTarget::Key(key) => Some(SessionKey::literal(key)),
                 LockTarget::Session { .. } => None,
@@ -51,13 +54,19 @@ impl Drop for AuditRecord<'_> {
     fn drop(&mut self) {
         let (action, holder) = (self.action, self.holder.as_ref());
         let details = holder.and_then(LockHolder::details);
+        let own = details.as_ref().map(|details| &*details.request);
+        // Without a turn, the event is about the request that was named.
+        let named = self
+            .named
+            .filter(|named| own.is_some_and(|own| own != *named));
         tracing::info!(
             target: "seriatim::audit",
             by = self.by,
             key = self.key.as_ref().map(SessionKey::redacted).as_deref(),
             holder = holder.map(|_| if details.is_some() { "seriatim" } else { "other" }),
             instance = details.as_ref().map(|details| &*details.turn.instance),
-            request_id = details.as_ref().map(|details| &*details.request),
+            request_id = own.or(self.named),
+            named_request_id = named,
             result = self.result,
             "{action}"
         );

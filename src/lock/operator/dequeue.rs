@@ -70,15 +70,15 @@ impl Operator {
             }
             // A client may give several requests one id.
             for waiter in info.queue.iter().filter(|waiter| is_own(waiter)) {
-                let Some(turn) = waiter.turn() else {
+                let Some(details) = waiter.details() else {
                     continue;
                 };
                 (record.key, record.holder) = (Some(key.clone()), Some(waiter.clone()));
-                if self.store.dequeue(key, turn.id).await? {
+                if self.store.dequeue(key, details.turn.id).await? {
                     // From now on the record says so, even if the caller leaves.
                     record.result = audit::DEQUEUED;
                     first.get_or_insert(key);
-                    self.tell_holder(&turn, OperatorAction::Dequeue, by, key)
+                    self.tell_holder(&details, OperatorAction::Dequeue, by, key)
                         .await;
                 }
             }

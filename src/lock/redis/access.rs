@@ -4,10 +4,15 @@
 //! command that a script calls, and no version names a key. So each is tried by itself. Invariant: the
 //! commands change nothing, because nobody uses their keys.
 
+use std::borrow::Cow;
+
 use redis::{Cmd, cmd};
 
+use super::RedisStore;
+use super::command::StoreCommand;
 use super::keys::SessionKeys;
-use crate::lock::StoreError;
+use crate::key::SessionKey;
+use crate::lock::{StoreError, StoreFuture};
 
 /// A command that is allowed or denied, and its text for the error.
 pub(super) struct AccessAttempt {
@@ -19,6 +24,32 @@ pub(super) struct AccessAttempt {
 
 /// How the answer to an HSET that is allowed begins.
 const LACKS_ARGUMENT: &str = "ERR wrong number of arguments";
+
+// === impl RedisStore ===
+
+impl RedisStore {
+    /// See [`super::Store::check_access`].
+    pub(super) fn try_access(&self, key: &SessionKey) -> StoreFuture<()> {
+        let attempts = AccessAttempt::all(self.names.session(key), self.instance.as_ref());
+        let (routes, channel) = (self.routes.clone(), self.instance.clone());
+        let key = key.clone();
+        Box::pin(async move {
+            // An error of the connection is about none of the attempts. It may be about the channel, to which
+            // each new connection subscribes.
+            let time = cmd("TIME");
+            let sent = routes.send(routes.slot(key.as_str()), StoreCommand::CheckAccess, |_| {
+                Cow::Borrowed(&time)
+            });
+            sent.await.map_err(|error| match &channel {
+                Some(channel) if is_channel_denied(&error) => {
+                    name_denied(error, &format!("SUBSCRIBE {channel}"))
+                }
+                _ => error,
+            })?;
+            routes.try_all(attempts).await
+        })
+    }
+}
 
 // === impl AccessAttempt ===
 

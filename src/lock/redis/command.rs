@@ -20,13 +20,16 @@ pub(super) enum StoreCommand {
     ForceRelease,
     Dequeue,
     CheckAccess,
+    WriteAnswer,
+    FindAnswer,
+    ReadAnswer,
 }
 
 // === impl StoreCommand ===
 
 impl StoreCommand {
     /// How many commands there are.
-    pub(super) const COUNT: usize = Self::CheckAccess as usize + 1;
+    pub(super) const COUNT: usize = Self::ReadAnswer as usize + 1;
 
     /// All commands with their names, each at its own index.
     const NAMES: [(Self, &'static str); Self::COUNT] = [
@@ -45,6 +48,9 @@ impl StoreCommand {
         (Self::ForceRelease, "force_release"),
         (Self::Dequeue, "dequeue"),
         (Self::CheckAccess, "check_access"),
+        (Self::WriteAnswer, "write_answer"),
+        (Self::FindAnswer, "find_answer"),
+        (Self::ReadAnswer, "read_answer"),
     ];
 
     /// The recorders of all commands, each at the index of its command.

@@ -1,8 +1,9 @@
-//! The keys in Redis: four for each session, one for each instance, and one for a moment while replicas confirm a lock.
+//! The keys in Redis: four for each session, one for each instance, one for each turn that is executed once, one for a
+//! moment while replicas confirm a lock, and those of kept answers.
 //!
 //! The lock's own key is the session key, because Python code may share it. All others begin with
 //! `store.prefix`. Invariant: all keys of a session contain the lock's key as a hash tag, so that a
-//! cluster keeps them in one slot. The queue and the instance have a format number in their names.
+//! cluster keeps them in one slot. The queue, the answers and the instance have a format number in their names.
 
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use redis::Cmd;
 
 use super::scripts::Script;
 use crate::key::{INSTANCE, SessionKey};
-use crate::lock::format::{INSTANCE_FORMAT, QUEUE_FORMAT};
+use crate::lock::format::{ANSWER_FORMAT, INSTANCE_FORMAT, QUEUE_FORMAT};
+use crate::lock::{Claim, ClaimId};
 
 /// How keys and channels in Redis are named. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -55,21 +57,55 @@ impl KeyNames {
         self.companion(key, "confirm")
     }
 
+    /// The key of a session that names the turn of its newest kept answer.
+    pub(super) fn newest_answer(&self, key: &SessionKey) -> String {
+        self.companion(key, &format!("{ANSWER_FORMAT}:answer"))
+    }
+
+    /// The key of the answer to one turn of a session.
+    pub(super) fn answer(&self, key: &SessionKey, turn: ClaimId) -> String {
+        self.companion(key, &format!("{ANSWER_FORMAT}:answer:{turn}"))
+    }
+
+    /// The key of the record of a turn that is executed once. Its id is that of [`crate::key::OnceKey`].
+    fn record(&self, key: &SessionKey, id: &str) -> String {
+        self.companion(key, &format!("{QUEUE_FORMAT}:once:{id}"))
+    }
+
+    /// The key of the record of a claim's turn; `None` if the turn isn't executed once.
+    pub(super) fn record_of(&self, claim: &Claim) -> Option<String> {
+        let once = claim.once.as_ref()?;
+        Some(self.record(&claim.key, &once.turn.key.id))
+    }
+
     fn companion(&self, key: &SessionKey, name: &str) -> String {
         [&*self.prefix, "{", key.as_str(), "}:", name].concat()
     }
 
-    /// A call of a script about several sessions, with the first `keys_each` keys of each of them;
+    /// A call of a script with the keys of a claim's session, and that of its turn's record, if there is one;
     /// `argument_bytes` is the size of the arguments to come.
+    pub(super) fn call_about(&self, claim: &Claim, script: &Script, argument_bytes: usize) -> Cmd {
+        let keys = self.session(&claim.key);
+        let Some(record) = self.record_of(claim) else {
+            return keys.call(script, argument_bytes);
+        };
+        let keys: Vec<_> = keys.0.iter().chain([&record]).map(String::as_str).collect();
+        script.call(keys.into_iter(), argument_bytes)
+    }
+
+    /// A call of a script about several sessions, with the first `keys_each` keys of each of them, and then the
+    /// keys in `records`; `argument_bytes` is the size of the arguments to come.
     pub(super) fn call_for<'k>(
         &self,
         sessions: impl Iterator<Item = &'k SessionKey>,
+        records: &[String],
         script: &Script,
         keys_each: usize,
         argument_bytes: usize,
     ) -> Cmd {
         let keys: Vec<_> = sessions.map(|key| self.session(key)).collect();
-        let keys: Vec<_> = keys.iter().flat_map(|keys| &keys.0[..keys_each]).collect();
+        let keys = keys.iter().flat_map(|keys| &keys.0[..keys_each]);
+        let keys: Vec<_> = keys.chain(records).collect();
         script.call(keys.iter().map(|key| key.as_str()), argument_bytes)
     }
 
@@ -112,7 +148,12 @@ mod tests {
             assert_eq!(lock, key.as_str(), "Python code knows the lock by this key");
             let heartbeat = names.instance("agent-0");
             let confirmation = names.confirmation(&key);
-            for beside in companions.iter().chain([&heartbeat, &confirmation]) {
+            let record = names.record(&key, "6ab9");
+            let answer = names.newest_answer(&key);
+            for beside in companions
+                .iter()
+                .chain([&heartbeat, &confirmation, &record, &answer])
+            {
                 assert!(
                     beside.starts_with(prefix),
                     "{beside} has the prefix {prefix:?}"

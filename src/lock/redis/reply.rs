@@ -6,7 +6,8 @@ use redis::Value;
 
 use crate::key::SessionKey;
 use crate::lock::{
-    AcquireReply, BusySession, Fence, InstanceLiveness, LockHolder, LockInfo, QueueState, Ticket,
+    AcquireReply, BusySession, Fence, InstanceLiveness, LockHolder, LockInfo, QueueState,
+    RepeatedState, RepeatedTurn, Ticket,
 };
 
 /// The holder of a lock whose value can't be shown: it isn't UTF-8, or the key isn't a string. Another program
@@ -42,6 +43,17 @@ pub(super) fn acquired(value: &Value) -> Option<AcquireOutcome> {
                 Ticket(ticket.unsigned_abs()),
                 LockHolder::new(text(holder)?),
             ),
+            [
+                state,
+                turn,
+                token,
+                Value::Int(since),
+                Value::Int(now),
+                Value::Int(waiters),
+            ] => {
+                let session = busy(*since, *now, *waiters)?;
+                repeated(text(state)?, text(turn)?, text(token)?, session)?
+            }
             [Value::Int(-1)] => AcquireReply::Superseded,
             [Value::Int(-2)] => AcquireReply::Dequeued,
             [
@@ -50,11 +62,7 @@ pub(super) fn acquired(value: &Value) -> Option<AcquireOutcome> {
                 Value::Int(now),
                 Value::Int(waiters),
             ] => {
-                let session = BusySession {
-                    since: time(*since),
-                    age: age(*since, *now),
-                    waiters: usize::try_from(*waiters).ok()?,
-                };
+                let session = busy(*since, *now, *waiters)?;
                 match holder {
                     Value::Int(0) => AcquireReply::QueueFull(session),
                     holder => AcquireReply::Busy(LockHolder::new(text(holder)?), session),
@@ -65,6 +73,33 @@ pub(super) fn acquired(value: &Value) -> Option<AcquireOutcome> {
         _ => return None,
     };
     Some(AcquireOutcome::Reply(reply))
+}
+
+/// The reply of `acquire.lua` to a repeat.
+fn repeated(state: &str, turn: &str, token: &str, session: BusySession) -> Option<AcquireReply> {
+    let state = match state {
+        "w" => RepeatedState::Waits,
+        "r" => RepeatedState::Runs,
+        "e" => RepeatedState::Ended,
+        "d" => RepeatedState::InDoubt,
+        "k" => return Some(AcquireReply::KeyReused),
+        _ => return None,
+    };
+    Some(AcquireReply::Repeated(RepeatedTurn {
+        turn: turn.parse().ok()?,
+        state,
+        holder: (!token.is_empty()).then(|| LockHolder::new(token)),
+        session,
+    }))
+}
+
+/// What a refused turn is told of its session, by the fence of the running turn.
+fn busy(since: i64, now: i64, waiters: i64) -> Option<BusySession> {
+    Some(BusySession {
+        since: time(since),
+        age: age(since, now),
+        waiters: usize::try_from(waiters).ok()?,
+    })
 }
 
 /// The reply of `watch.lua` about one queue.

@@ -9,6 +9,7 @@ use redis::{Cmd, Value};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::access::AccessAttempt;
 use super::address::RedisAddress;
 use super::clock::RedisClock;
 use super::cluster::{ClusterLinks, ClusterWatch};
@@ -230,6 +231,24 @@ impl RedisRoutes {
                 Err(error.error)
             }
         }
+    }
+
+    /// Tries commands that change nothing, one after the other.
+    ///
+    /// # Errors
+    /// When one of them is denied, with its text.
+    pub(super) async fn try_all(&self, attempts: Vec<AccessAttempt>) -> Result<(), StoreError> {
+        for AccessAttempt { command, key, text } in attempts {
+            let sent = self.exchange(self.slot(&key), StoreCommand::CheckAccess, |_| {
+                Cow::Borrowed(&command)
+            });
+            let denied = |error| AccessAttempt::denied(&text, error);
+            if let Some(error) = sent.await.err().and_then(denied) {
+                self.count_failure();
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// Whether there is a server with this index.

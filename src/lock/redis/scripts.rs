@@ -36,6 +36,12 @@ pub(super) static HEARTBEAT: Script = script!("heartbeat", String::from);
 pub(super) static LIVENESS: Script = script!("liveness", String::from);
 /// Gives the `run_id` of the server.
 pub(super) static SERVER: Script = script!("server", String::from);
+/// Adds to a kept answer.
+pub(super) static WRITE_ANSWER: Script = script!("write_answer", String::from);
+/// Finds out which answers there are for a session.
+pub(super) static FIND_ANSWER: Script = script!("find_answer", String::from);
+/// Reads a kept answer.
+pub(super) static READ_ANSWER: Script = script!("read_answer", String::from);
 /// Deletes an instance's heartbeat.
 pub(super) static UNREGISTER: Script = script!("unregister", String::from);
 
@@ -103,6 +109,9 @@ pub(super) fn load() -> Pipeline {
         &INSPECT,
         &FORCE_RELEASE,
         &DEQUEUE,
+        &WRITE_ANSWER,
+        &FIND_ANSWER,
+        &READ_ANSWER,
     ] {
         pipeline
             .cmd("SCRIPT")

@@ -138,11 +138,8 @@ impl CandidateRecord {
     pub(super) fn templates(self, turn: &TurnConfig) -> Vec<ExplainedTemplate> {
         let mut tried = self.tried;
         let mut explained = Vec::new();
-        for (id, option, templates) in [
-            (IdKind::Session, "session_id", &turn.session_id),
-            (IdKind::User, "user_id", &turn.user_id),
-        ] {
-            for template in templates.iter().map(Template::to_string) {
+        for id in [IdKind::Session, IdKind::User, IdKind::Once] {
+            for template in id.templates(turn).iter().map(Template::to_string) {
                 let is_it = |one: &RecordedTemplate| one.id == id && one.template == template;
                 let recorded = tried.iter().position(is_it);
                 let (result, hint) = match recorded.map(|position| tried.remove(position)) {
@@ -150,7 +147,7 @@ impl CandidateRecord {
                     None => (TemplateResult::NotTried, None),
                 };
                 explained.push(ExplainedTemplate {
-                    option,
+                    option: id.option(),
                     template,
                     result,
                     hint,
@@ -185,6 +182,8 @@ fn hint(id: IdKind, sources: &Sources<'_>, template: &Template) -> Option<String
     let whose = match id {
         IdKind::Session => "session",
         IdKind::User => "user",
+        // A client repeats a request as it was, so its once id has one spelling.
+        IdKind::Once => return None,
     };
     let mut plain = template.placeholders().filter(|one| one.is_plain());
     plain.find_map(|placeholder| {

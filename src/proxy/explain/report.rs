@@ -1,6 +1,6 @@
 //! What `explain` finds out about a request, for people and programs to read.
 
-use crate::key::SessionKey;
+use crate::key::{OnceKey, SessionKey};
 
 /// What the proxy would do with a request, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,10 +11,14 @@ pub struct ExplainedRequest {
     /// The routes that were compared before that route and don't take the request, in the order of the
     /// configuration. All routes, if none takes the request.
     pub skipped: Vec<SkippedRoute>,
-    /// The templates of that route's `session_id`, and then those of its `user_id`, in their order.
+    /// The templates of that route's `session_id`, then those of its `user_id`, and then those of its `once`, in their
+    /// order.
     pub templates: Vec<ExplainedTemplate>,
     /// What the proxy does with the request.
     pub outcome: ExplainedOutcome,
+    /// What tells whether the request repeats another one of its session. `None`: it takes no lock, or no template of
+    /// `once` has a value.
+    pub once: Option<OnceKey>,
     /// Whether the client of the turn gets a response while the turn waits. `None`: it takes no lock, or its route
     /// has no `keep_alive` or no turns that wait.
     pub keeps_client: Option<KeptClient>,
@@ -31,7 +35,7 @@ pub struct ExplainedRequest {
 pub enum KeptClient {
     /// After `keep_alive`.
     Kept,
-    /// Its `accept` header names no event stream, and the route has `stream = "accept"`.
+    /// Its `accept` header asks for no event stream, and the route has `stream = "accept"`.
     ReadsNoEvents,
     /// The response to its method has no body.
     HasNoBody,
@@ -79,10 +83,10 @@ pub enum UnmetCondition {
     Spelling,
 }
 
-/// One template of `session_id` or `user_id`, and its value in the request.
+/// One template of `session_id`, `user_id` or `once`, and its value in the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExplainedTemplate {
-    /// The option that has the template: `session_id` or `user_id`.
+    /// The option that has the template: `session_id`, `user_id` or `once`.
     pub option: &'static str,
     /// The template's text, for example `{body:/session_id}`.
     pub template: String,
@@ -95,7 +99,7 @@ pub struct ExplainedTemplate {
 /// The value of a template in a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TemplateResult {
-    /// This text. A session key has it percent-encoded.
+    /// This text. A session key has it percent-encoded, and a once id is its hash.
     Found(String),
     /// The request has no value there, and the next template is tried.
     Missing,
@@ -110,6 +114,10 @@ pub enum TemplateResult {
 pub enum ExplainedOutcome {
     /// The request takes the lock with this key.
     Locks(SessionKey),
+    /// The request reads the answer of a turn of the session with this key.
+    Attaches(SessionKey),
+    /// The request stops the turn of the session with this key.
+    Stops(SessionKey),
     /// The request passes without a lock, for it needs none.
     Passes,
     /// The request passes a route that locks, and without a lock: no session is found in it.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::RequestRecord;
+use super::{CommentCounter, RequestRecord};
 use crate::config::Route;
 use crate::key::SessionKey;
 use crate::listen::RejectedRequest;
@@ -30,6 +30,7 @@ impl RequestRecord {
             continued = self.continued.map(Outcome::as_str),
             status = self.told_status(),
             early = self.is_early().then_some(true),
+            comments = self.comments.get().map(CommentCounter::count).filter(|count| *count > 0),
             method = redact::method(self.method.as_str()),
             path = &*shown_path(self.uri.path(), route),
             route = route.map(|route| &*route.name),
@@ -38,6 +39,7 @@ impl RequestRecord {
             unprotected = unprotected.map(|turn| turn.reason.as_str()),
             overlap = unprotected.map(|turn| turn.has_overlapped()),
             request_id = &*self.request_id,
+            attached_to = self.attached_to.map(|turn| turn.to_string()),
             bytes,
             wait_us = micros(times.wait),
             hold_us = micros(times.hold),

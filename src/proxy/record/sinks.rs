@@ -32,6 +32,8 @@ pub struct RecordSinks {
 pub(in crate::proxy) struct RouteSinks {
     /// The counters of each route.
     pub(super) routes: RouteMetricsTable,
+    /// The metrics that no route has.
+    pub(super) metrics: Metrics,
     pub(super) journal: Journal,
     pub(super) tracer: Option<Tracer>,
     /// What is known of the sessions of each route, in the order of the configuration.
@@ -73,6 +75,7 @@ impl RecordSinks {
     ) -> RouteSinks {
         RouteSinks {
             routes: self.metrics.routes(names),
+            metrics: self.metrics.clone(),
             journal: self.journal.clone(),
             tracer: self.tracer.clone(),
             sessions: Box::default(),

@@ -14,7 +14,7 @@ use crate::lock::BusySession;
 use crate::timestamp::{self, Precision};
 
 /// What the client of a busy session is told beside the error.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::proxy) struct BusyNotice {
     /// After which time the client should try again.
     pub(in crate::proxy) retry_after: Duration,
@@ -62,7 +62,8 @@ impl BusyNotice {
         }
     }
 
-    fn millis(self) -> u64 {
+    /// After how many milliseconds the client should try again.
+    pub(super) fn millis(self) -> u64 {
         u64::try_from(self.retry_after.as_millis()).unwrap_or(u64::MAX)
     }
 
@@ -78,7 +79,6 @@ impl BusyNotice {
 impl From<BusyNotice> for BusyMembers {
     fn from(notice: BusyNotice) -> Self {
         Self {
-            retry_after_ms: notice.millis(),
             busy_since: notice.since(),
             queue: notice.session.map(|session| session.waiters),
         }
@@ -141,7 +141,7 @@ mod tests {
             );
             assert_eq!(
                 json!(BusyMembers::from(notice)),
-                json!({"retry_after_ms": 0, "busy_since": null, "queue": queue}),
+                json!({"busy_since": null, "queue": queue}),
                 "a member whose value isn't known is null: {session:?}"
             );
         }

@@ -1,13 +1,13 @@
 //! The format of an error response's body: the four members of the contract, as they are or inside the
 //! error object of the caller's protocol.
 //!
-//! Invariant: every format has all four members. What a busy session's client is told beyond them stands behind them.
+//! Invariant: every format of a body has all four members. What a client is told beyond them stands behind them.
 
+use bytes::Bytes;
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::language::SentenceLanguage;
 use crate::config::{BusyConfig, BusyFormat};
 
 /// The format of error responses to one request. The default is for requests whose route takes no lock.
@@ -29,7 +29,13 @@ pub(super) struct ContractBody<'f> {
     pub(super) error: &'f str,
     pub(super) detail: &'f str,
     pub(super) status_code: u16,
-    /// Behind the four members; `None`: there are no more.
+    /// The error code, for an error in an event stream, which has no header; `None`: the header has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<&'f str>,
+    /// After how many milliseconds the client should try again; `None`: it isn't told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) retry_after_ms: Option<u64>,
+    /// `None`: the session isn't busy, or its client is told no more.
     #[serde(flatten)]
     pub(super) busy: Option<BusyMembers>,
 }
@@ -37,8 +43,6 @@ pub(super) struct ContractBody<'f> {
 /// What a client may know of its busy session. A member whose value isn't known is null.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct BusyMembers {
-    /// After how many milliseconds the client should try again.
-    pub(super) retry_after_ms: u64,
     /// When the running turn took its lock, in RFC 3339.
     pub(super) busy_since: Option<String>,
     /// How many turns wait for the session.
@@ -68,6 +72,8 @@ struct OpenAi<'f> {
     error: OpenAiError<'f>,
     detail: &'f str,
     status_code: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
     #[serde(flatten)]
     busy: Option<&'f BusyMembers>,
 }
@@ -77,6 +83,22 @@ struct OpenAiError<'f> {
     message: &'f str,
     r#type: &'static str,
     param: Option<&'f str>,
+    code: &'f str,
+}
+
+/// An error chunk of the AI SDK's stream. Its schema is strict: another member would make it invalid.
+#[derive(Serialize)]
+struct AiSdkChunk<'f> {
+    r#type: &'static str,
+    #[serde(rename = "errorText")]
+    error_text: &'f str,
+}
+
+/// The event with which a run of AG-UI fails.
+#[derive(Serialize)]
+struct AgUiRunError<'f> {
+    r#type: &'static str,
+    message: &'f str,
     code: &'f str,
 }
 
@@ -115,33 +137,10 @@ impl ErrorFormat {
         }
     }
 
-    /// The error for a client that has got the head of an event stream, and whose backend answered something else:
-    /// with this status, and a body that begins with `text`. `text` is empty if the body is, or is encoded.
-    pub(in crate::proxy) fn backend_error(
-        &self,
-        status: StatusCode,
-        text: &str,
-        language: SentenceLanguage,
-    ) -> Vec<u8> {
-        let told = match status.is_client_error() || status.is_server_error() {
-            true => status,
-            false => StatusCode::BAD_GATEWAY,
-        };
-        let without_text = format!("the backend answered with status {}", status.as_u16());
-        let content = ContractBody {
-            success: false,
-            error: language.pick("智能体没有返回事件流", "The agent gave no event stream"),
-            detail: if text.is_empty() { &without_text } else { text },
-            status_code: told.as_u16(),
-            busy: None,
-        };
-        self.body(&content, "upstream_answer")
-    }
-
     /// The response's body; `reason` is the word of the outcome.
     pub(super) fn body(&self, content: &ContractBody<'_>, reason: &str) -> Vec<u8> {
         let body = match self.format {
-            BusyFormat::Json => serde_json::to_vec(content),
+            BusyFormat::Json | BusyFormat::AiSdk | BusyFormat::AgUi => serde_json::to_vec(content),
             BusyFormat::JsonRpc => serde_json::to_vec(&JsonRpc {
                 jsonrpc: "2.0",
                 id: self.id.as_deref(),
@@ -161,11 +160,40 @@ impl ErrorFormat {
                 },
                 detail: content.detail,
                 status_code: content.status_code,
+                retry_after_ms: content.retry_after_ms,
                 busy: content.busy.as_ref(),
             }),
         };
         // Strings, a number and valid JSON always serialize.
         body.unwrap_or_default()
+    }
+
+    /// The error as an event of an event stream. The clients of some protocols read an event's data only, by its
+    /// `type`.
+    pub(super) fn event(&self, content: &ContractBody<'_>, reason: &str) -> Bytes {
+        let (name, data) = match self.format {
+            BusyFormat::Json | BusyFormat::JsonRpc | BusyFormat::OpenAi => {
+                ("event: error\n", Ok(self.body(content, reason)))
+            }
+            BusyFormat::AiSdk => {
+                let chunk = AiSdkChunk {
+                    r#type: "error",
+                    error_text: content.error,
+                };
+                ("", serde_json::to_vec(&chunk))
+            }
+            BusyFormat::AgUi => {
+                let event = AgUiRunError {
+                    r#type: "RUN_ERROR",
+                    message: content.error,
+                    code: reason,
+                };
+                ("", serde_json::to_vec(&event))
+            }
+        };
+        // JSON without white space is one line. Strings always serialize.
+        let data = data.unwrap_or_default();
+        [name.as_bytes(), b"data: ", &data, b"\n\n"].concat().into()
     }
 }
 
@@ -188,6 +216,8 @@ mod tests {
         error: "busy",
         detail: "[lock:session:u:s] 锁已被占用",
         status_code: 429,
+        reason: None,
+        retry_after_ms: None,
         busy: None,
     };
 
@@ -221,6 +251,44 @@ mod tests {
                 r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32000,"message":"busy","data":{four}}}}}"#
             );
             assert_eq!(body(&format), expected, "the id of {text}, digit by digit");
+        }
+    }
+
+    #[test]
+    fn the_error_inside_a_stream_is_the_one_of_the_protocol() {
+        let four = r#""success":false,"error":"busy","detail":"[lock:session:u:s] 锁已被占用","status_code":429"#;
+        for (format, expected) in [
+            (
+                BusyFormat::Json,
+                format!("event: error\ndata: {{{four},\"reason\":\"wait_timeout\"}}\n\n"),
+            ),
+            (
+                BusyFormat::AiSdk,
+                "data: {\"type\":\"error\",\"errorText\":\"busy\"}\n\n".into(),
+            ),
+            (
+                BusyFormat::AgUi,
+                "data: {\"type\":\"RUN_ERROR\",\"message\":\"busy\",\"code\":\"wait_timeout\"}\n\n"
+                    .into(),
+            ),
+        ] {
+            let busy = BusyConfig {
+                format,
+                ..BusyConfig::default()
+            };
+            let format = ErrorFormat::new(&busy, None);
+            assert_eq!(
+                body(&format),
+                format!("{{{four}}}"),
+                "{:?}: the body of a response is the contract's",
+                busy.format
+            );
+            let content = ContractBody {
+                reason: Some("wait_timeout"),
+                ..CONTENT
+            };
+            let event = format.event(&content, "wait_timeout");
+            assert_eq!(event, expected, "{:?}", busy.format);
         }
     }
 

@@ -5,6 +5,7 @@ use http::HeaderMap;
 use http::header::ACCEPT_LANGUAGE;
 
 use crate::config::{BusyConfig, ErrorLanguage};
+use crate::http_syntax::weighted_items;
 
 /// A language in which the proxy has a sentence for every error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,12 +59,12 @@ pub(super) fn text_for_caller<'b>(busy: &'b BusyConfig, caller: &HeaderMap) -> &
 fn preferred<T>(caller: &HeaderMap, known: impl Fn(&str) -> Option<T>) -> Option<T> {
     let wanted = caller.get(ACCEPT_LANGUAGE);
     let wanted = wanted.and_then(|value| value.to_str().ok());
-    let items = wanted.unwrap_or_default().split(',');
-    let mut ranges: Vec<_> = items.filter_map(weighted).collect();
+    let mut ranges: Vec<_> = weighted_items(wanted.unwrap_or_default()).collect();
     // The sort is stable: of two ranges with equal weights, the first one wins.
     ranges.sort_by(|a, b| b.1.total_cmp(&a.1));
     ranges.iter().find_map(|(range, _)| {
         // What is for `zh` also serves `zh-CN` (lookup, RFC 4647 §3.4).
+        let range = range.to_lowercase();
         let mut range = range.as_str();
         loop {
             if let Some(found) = known(range) {
@@ -72,17 +73,6 @@ fn preferred<T>(caller: &HeaderMap, known: impl Fn(&str) -> Option<T>) -> Option
             range = range.rsplit_once('-')?.0;
         }
     })
-}
-
-/// A language range and its weight; `None` if the caller excludes it with `q=0`.
-fn weighted(item: &str) -> Option<(String, f32)> {
-    let mut parts = item.split(';').map(str::trim);
-    let range = parts.next().filter(|range| !range.is_empty())?;
-    let weight = match parts.find_map(|part| part.strip_prefix("q=")) {
-        Some(weight) => weight.parse().ok()?,
-        None => 1.0,
-    };
-    (weight > 0.0).then(|| (range.to_lowercase(), weight))
 }
 
 #[cfg(test)]
@@ -105,6 +95,7 @@ mod tests {
             ("de-AT-1996", "besetzt"),
             ("fr", "忙"),
             ("en;q=0, de", "besetzt"),
+            ("en;Q=0, DE", "besetzt"),
             ("", "忙"),
             (";;;q=x,,", "忙"),
         ] {

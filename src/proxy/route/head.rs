@@ -183,10 +183,11 @@ fn bare(value: &[u8]) -> &[u8] {
 pub(super) fn read_by(routes: &[Route]) -> Vec<HeaderName> {
     let mut names = Vec::new();
     for route in routes {
-        let users = route.turn.iter().flat_map(|turn| &turn.user_id);
+        let turns = route.turn.iter();
+        let ids = turns.flat_map(|turn| turn.user_id.iter().chain(&turn.once));
         let asked = route.when.iter().map(|condition| &condition.template);
         names.extend(route.headers.iter().map(|(name, _)| name.clone()));
-        names.extend(users.chain(asked).flat_map(header_sources));
+        names.extend(ids.chain(asked).flat_map(header_sources));
     }
     names.extend(session_headers(routes));
     names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));

@@ -13,7 +13,7 @@ use super::error::SessionError;
 use super::observer::{IdKind, Observer};
 use super::sources::{Sources, TemplateValue};
 use crate::config::{BusyFormat, Condition, Limits, OnMalformed, OnMissing, TurnConfig};
-use crate::key::{SessionKey, Template};
+use crate::key::{OnceId, SessionKey, Template};
 use crate::proxy::route::{Candidates, RouteMatch};
 
 /// The result of [`decide`]. An index is the candidate's position among the candidates.
@@ -23,7 +23,7 @@ pub(super) enum Decision {
     Taken { index: usize, lock: NeededLock },
     /// The candidate takes the request and refers to the call id in its error responses. The id stands
     /// in the body, which isn't needed for anything else.
-    NeedsCallId { index: usize, key: SessionKey },
+    NeedsCallId { index: usize, lock: NeededLock },
     /// The candidate can't decide before the body is read.
     NeedsBody { index: usize },
     /// The candidate refuses the request.
@@ -35,8 +35,12 @@ pub(super) enum Decision {
 /// The lock that a request needs.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::proxy) enum NeededLock {
-    /// The lock of this session.
-    Session(SessionKey),
+    /// The lock of this session. `once`: the id by which a repeat of the request is recognised; `None`: it has
+    /// none.
+    Session {
+        key: SessionKey,
+        once: Option<OnceId>,
+    },
     /// None: its route doesn't lock, or no route takes it.
     Unneeded,
     /// One that nobody can name: its route locks, finds no session for this reason, and lets it pass.
@@ -65,6 +69,8 @@ enum CandidateResult {
     NeedsBodyToTake,
     /// Its conditions hold, and the session depends on the body.
     NeedsBodyForKey,
+    /// Its conditions hold, this is its session, and the once id depends on the body.
+    NeedsBodyForOnce(SessionKey),
 }
 
 /// The result of all templates for one id.
@@ -96,23 +102,24 @@ pub(super) fn decide(
             limits,
         };
         match candidate.check(observer) {
-            Ok(CandidateResult::Taken(NeededLock::Session(key)))
+            Ok(CandidateResult::Taken(lock @ NeededLock::Session { .. }))
                 if is_unread && names_calls(matched) =>
             {
-                return Decision::NeedsCallId { index, key };
+                return Decision::NeedsCallId { index, lock };
             }
             Ok(CandidateResult::Taken(lock)) => return Decision::Taken { index, lock },
-            Ok(CandidateResult::NeedsBodyToTake | CandidateResult::NeedsBodyForKey)
-                if is_unread =>
-            {
-                return Decision::NeedsBody { index };
-            }
+            Ok(
+                CandidateResult::NeedsBodyToTake
+                | CandidateResult::NeedsBodyForKey
+                | CandidateResult::NeedsBodyForOnce(_),
+            ) if is_unread => return Decision::NeedsBody { index },
             Ok(CandidateResult::Passing(error)) => passing = passing.or(Some((index, error))),
             // With the body, a candidate has nothing left to ask for.
             Ok(
                 CandidateResult::Declined
                 | CandidateResult::NeedsBodyToTake
-                | CandidateResult::NeedsBodyForKey,
+                | CandidateResult::NeedsBodyForKey
+                | CandidateResult::NeedsBodyForOnce(_),
             ) => {}
             Err(error) => return Decision::Refused { index, error },
         }
@@ -145,18 +152,33 @@ impl Decision {
     }
 }
 
+// === impl NeededLock ===
+
+impl NeededLock {
+    /// The id by which a repeat of the request is recognised; `None`: it has none.
+    pub(super) fn once(&self) -> Option<&OnceId> {
+        match self {
+            Self::Session { once, .. } => once.as_ref(),
+            Self::Unneeded | Self::NoSession(_) => None,
+        }
+    }
+}
+
 // === impl Candidate ===
 
 impl<'r> Candidate<'r> {
     /// Checks the candidate with what is known of the body.
     fn check(&self, observer: &mut impl Observer) -> Result<CandidateResult, SessionError> {
         let needed = self.check_with(PickedFields::unknown(), observer)?;
-        let is_to_take = match needed {
-            CandidateResult::NeedsBodyToTake => true,
-            CandidateResult::NeedsBodyForKey => false,
-            known => return Ok(known),
+        let needs_body = match &needed {
+            CandidateResult::NeedsBodyToTake
+            | CandidateResult::NeedsBodyForKey
+            | CandidateResult::NeedsBodyForOnce(_) => true,
+            CandidateResult::Taken(_) | CandidateResult::Declined | CandidateResult::Passing(_) => {
+                false
+            }
         };
-        if matches!(self.content, BodyContent::Unread) {
+        if !needs_body || matches!(self.content, BodyContent::Unread) {
             return Ok(needed);
         }
         let wanted = &self.matched.route.wanted;
@@ -166,7 +188,7 @@ impl<'r> Candidate<'r> {
         };
         observer.unreadable(self.matched.index, &error);
         match error.is_unreadable() {
-            true => self.without_body(is_to_take, error),
+            true => self.without_body(needed, error),
             false => Err(error),
         }
     }
@@ -201,11 +223,11 @@ impl<'r> Candidate<'r> {
         }
     }
 
-    /// What the candidate makes of a request whose body it can't read. `is_to_take`: whether its conditions,
-    /// and not only its session, depend on the body.
+    /// What the candidate makes of a request whose body it can't read. `needed`: what of its decision depends on
+    /// the body.
     fn without_body(
         &self,
-        is_to_take: bool,
+        needed: CandidateResult,
         error: SessionError,
     ) -> Result<CandidateResult, SessionError> {
         let Some(turn) = &self.matched.route.turn else {
@@ -215,6 +237,7 @@ impl<'r> Candidate<'r> {
         // Where a candidate reads forms, a form holds nothing for a condition on members of JSON: two
         // routes tell the two kinds of bodies apart. This isn't so for the session: a backend that reads
         // JSON whatever the body is declared as would still find one.
+        let is_to_take = matches!(needed, CandidateResult::NeedsBodyToTake);
         let reads_forms = |matched: &RouteMatch<'_>| !matched.route.wanted.form_fields.is_empty();
         if is_to_take
             && self.content.is_form()
@@ -229,9 +252,13 @@ impl<'r> Candidate<'r> {
             OnMalformed::PassNonJson if !self.content.may_be_json() => self.check_as_form()?,
             OnMalformed::PassNonJson | OnMalformed::Reject => return Err(error),
         }
-        Ok(match is_to_take {
-            true => CandidateResult::Passing(error),
-            false => CandidateResult::Taken(NeededLock::NoSession(error)),
+        Ok(match needed {
+            CandidateResult::NeedsBodyToTake => CandidateResult::Passing(error),
+            // The session is known, so the turn is locked. A repeat of it isn't recognised.
+            CandidateResult::NeedsBodyForOnce(key) => {
+                CandidateResult::Taken(NeededLock::Session { key, once: None })
+            }
+            _ => CandidateResult::Taken(NeededLock::NoSession(error)),
         })
     }
 
@@ -297,7 +324,7 @@ impl Sources<'_> {
         Ok(Some(holds))
     }
 
-    /// The key of the request's session.
+    /// The key of the request's session, and its once id.
     fn key(
         &self,
         turn: &TurnConfig,
@@ -309,20 +336,26 @@ impl Sources<'_> {
             ResolvedId::Id(session) => session,
             ResolvedId::NeedsBody => return Ok(CandidateResult::NeedsBodyForKey),
         };
-        let taken = |key| CandidateResult::Taken(NeededLock::Session(key));
-        if !key.names_user() {
-            return Ok(taken(key.fill("", &session)));
-        }
-        Ok(match self.id(IdKind::User, turn, limits, observer)? {
-            ResolvedId::Id(user) => taken(key.fill(&user, &session)),
-            ResolvedId::NeedsBody => CandidateResult::NeedsBodyForKey,
-        })
+        let user = match key.names_user() {
+            false => ResolvedId::Id("".into()),
+            true => self.id(IdKind::User, turn, limits, observer)?,
+        };
+        let key = match user {
+            ResolvedId::Id(user) => key.fill(&user, &session),
+            ResolvedId::NeedsBody => return Ok(CandidateResult::NeedsBodyForKey),
+        };
+        let once = match self.first_id(IdKind::Once, &turn.once, limits, observer)? {
+            Some(ResolvedId::Id(once)) => Some(OnceId::new(&once)),
+            Some(ResolvedId::NeedsBody) => return Ok(CandidateResult::NeedsBodyForOnce(key)),
+            None => None,
+        };
+        Ok(CandidateResult::Taken(NeededLock::Session { key, once }))
     }
 
-    /// The value of the first template that has one.
+    /// The session's or the user's id.
     ///
     /// # Errors
-    /// When none has one ([`SessionError::Missing`]), and when one has a value that can't be used.
+    /// When no template has a value ([`SessionError::Missing`]), and when one has a value that can't be used.
     fn id<'s>(
         &'s self,
         id: IdKind,
@@ -330,24 +363,38 @@ impl Sources<'_> {
         limits: &Limits,
         observer: &mut impl Observer,
     ) -> Result<ResolvedId<'s>, SessionError> {
-        let templates = match id {
-            IdKind::Session => &turn.session_id,
-            IdKind::User => &turn.user_id,
-        };
+        let templates = id.templates(turn);
+        let found = self.first_id(id, templates, limits, observer)?;
+        found.ok_or_else(|| {
+            let places: Vec<_> = templates.iter().map(Template::to_string).collect();
+            SessionError::Missing {
+                id: id.name(),
+                places: places.join(", "),
+            }
+        })
+    }
+
+    /// The value of the first template that has one; `None`: none has one.
+    ///
+    /// # Errors
+    /// When one has a value that can't be used.
+    fn first_id<'s>(
+        &'s self,
+        id: IdKind,
+        templates: &'s [Template],
+        limits: &Limits,
+        observer: &mut impl Observer,
+    ) -> Result<Option<ResolvedId<'s>>, SessionError> {
         for template in templates {
             let value = self.checked_id(id, template, limits);
             observer.tried(self, id, template, &value);
             match value? {
-                TemplateValue::Text(value) => return Ok(ResolvedId::Id(value)),
-                TemplateValue::NeedsBody => return Ok(ResolvedId::NeedsBody),
+                TemplateValue::Text(value) => return Ok(Some(ResolvedId::Id(value))),
+                TemplateValue::NeedsBody => return Ok(Some(ResolvedId::NeedsBody)),
                 TemplateValue::Missing | TemplateValue::Unfit(_) => {}
             }
         }
-        let places: Vec<_> = templates.iter().map(Template::to_string).collect();
-        Err(SessionError::Missing {
-            id: id.name(),
-            places: places.join(", "),
-        })
+        Ok(None)
     }
 
     /// The value of one template as an id, within its limits; never [`TemplateValue::Unfit`].

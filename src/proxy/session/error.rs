@@ -16,7 +16,7 @@ use crate::redact;
 pub(in crate::proxy) enum SessionError {
     /// The body, as it came or decoded, has more than `max` bytes (`limits.max_body`).
     #[error(
-        "the body has to be read to find its session, and has more than {max} bytes (limits.max_body)"
+        "the body has to be read before the lock is taken, and has more than {max} bytes (limits.max_body)"
     )]
     TooLarge { max: usize },
     /// The decoded body is more than `max_ratio` times as long as the body that came.

@@ -100,7 +100,7 @@ pub(super) fn in_each_request(
 /// Whether a pointer leads to an element, in a body that is a list.
 pub(super) fn leads_to_element(pointer: &Pointer) -> bool {
     let first = pointer.tokens().first();
-    first.is_some_and(|token| names::index(token).is_some())
+    first.is_some_and(|token| names::is_of_element(token))
 }
 
 /// The set of all pointers that can be followed.

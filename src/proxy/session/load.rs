@@ -63,6 +63,18 @@ fn append(whole: &mut Vec<u8>, data: &[u8], longest: usize) {
     whole.extend_from_slice(data);
 }
 
+// === impl RequestBody ===
+
+impl<B> RequestBody<B> {
+    /// The bytes of the body as they were sent; `None`: they haven't been read.
+    pub(super) fn read(&self) -> Option<&Bytes> {
+        match self {
+            Self::Unread(_) => None,
+            Self::Read(whole) => Some(whole.body()),
+        }
+    }
+}
+
 // === impl ReadBounds ===
 
 impl ReadBounds<'_> {
@@ -92,9 +104,27 @@ impl ReadBounds<'_> {
         Ok((content, RequestBody::Read(whole)))
     }
 
-    /// Loads the body of a request whose session is known, for the id of the call in it. The body stays
-    /// unread unless it announces a length for which there is room: a request isn't refused for what
-    /// only an error response needs.
+    /// Reads a body that is needed as it was sent, unless that has been done.
+    ///
+    /// Dropping the future drops the body.
+    ///
+    /// # Errors
+    /// When the body is too large, doesn't come, or there is no room for it.
+    pub(super) async fn load_as_sent<B: UnreadBody>(
+        &self,
+        body: RequestBody<B>,
+    ) -> Result<RequestBody<B>, SessionError> {
+        match body {
+            RequestBody::Unread(body) if !body.is_end_stream() => {
+                Ok(RequestBody::Read(self.buffer(body).await?))
+            }
+            known => Ok(known),
+        }
+    }
+
+    /// Loads the body of a request whose session is known, for the id of the call in it. Unless the body
+    /// `is_needed` anyway, it stays unread if it doesn't announce a length for which there is room: a request isn't
+    /// refused for what only an error response needs.
     ///
     /// Dropping the future drops the body.
     ///
@@ -104,8 +134,13 @@ impl ReadBounds<'_> {
         &self,
         head: &Parts,
         body: B,
+        is_needed: bool,
     ) -> Result<(BodyContent, RequestBody<B>), SessionError> {
-        if !self.has_room(&body, self.limits.max_body) {
+        let is_read = match is_needed {
+            true => !body.is_end_stream(),
+            false => self.has_room(&body, self.limits.max_body),
+        };
+        if !is_read {
             return Ok((BodyContent::Unread, RequestBody::Unread(body)));
         }
         let whole = self.buffer(body).await?;
@@ -130,7 +165,7 @@ impl ReadBounds<'_> {
         if body.is_withheld() || !self.has_room(&body, longest) {
             return None;
         }
-        let (content, _) = self.load_for_call_id(head, body).await.ok()?;
+        let (content, _) = self.load_for_call_id(head, body, false).await.ok()?;
         Some(content)
     }
 

@@ -51,7 +51,11 @@ impl WantedName<'_> {
     pub(super) fn min_len(self) -> usize {
         match self {
             Self::Field(wanted) => wanted.len(),
-            Self::Member(pointer) => pointer.tokens().iter().map(|token| token.len()).sum(),
+            // The last element of an array has any index, or none.
+            Self::Member(pointer) => {
+                let tokens = pointer.tokens().iter().filter(|token| !is_last(token));
+                tokens.map(|token| token.len()).sum()
+            }
         }
     }
 
@@ -97,14 +101,26 @@ fn compare(name: &[u8], wanted: &str) -> NameMatch {
 /// Whether a field of this name, made an object, has a value at these tokens or on the path to them.
 fn leads_to(name: &[u8], tokens: &[Box<str>]) -> bool {
     let divided_by = |divides: &dyn Fn(u8) -> bool| {
-        let mut pieces = name.split(|byte| divides(*byte));
+        let pieces = name.split(|byte| divides(*byte));
+        let mut pieces = pieces.filter(|piece| !piece.is_empty()).peekable();
         tokens.iter().all(|token| {
-            let piece = pieces.find(|piece| !piece.is_empty()).unwrap_or_default();
-            compare(piece, token) != NameMatch::Other
+            if is_last(token) {
+                // `a[]`, `a[0]`: which element is the last, the other fields say.
+                let is_index = |piece: &&[u8]| piece.iter().all(u8::is_ascii_digit);
+                if pieces.next_if(is_index).is_some() || pieces.peek() != Some(&token.as_bytes()) {
+                    return true;
+                }
+            }
+            compare(pieces.next().unwrap_or_default(), token) != NameMatch::Other
         })
     };
     divided_by(&|byte| matches!(byte, b'[' | b']'))
         || divided_by(&|byte| matches!(byte, b'[' | b']' | b'.'))
+}
+
+/// Whether a token leads to an array's last element.
+fn is_last(token: &str) -> bool {
+    token == "-1"
 }
 
 /// The form in which names are equal that some reader takes for the same: PHP trims white space before a
@@ -225,6 +241,24 @@ mod tests {
         ] {
             let found = WantedName::Member(&pointer).compare(name.as_bytes());
             assert_eq!(found, likeness, "{name}");
+        }
+        let pointer = Pointer::parse("/messages/-1/id").expect("a pointer");
+        for (name, likeness) in [
+            ("messages[0][id]", NameMatch::Alike),
+            ("messages[][id]", NameMatch::Alike),
+            ("messages.17.id", NameMatch::Alike),
+            ("Messages[-1][id]", NameMatch::Alike),
+            ("messages[0][role]", NameMatch::Other),
+            ("messages[0]", NameMatch::Other),
+            ("messages", NameMatch::Other),
+        ] {
+            let found = WantedName::Member(&pointer).compare(name.as_bytes());
+            assert_eq!(found, likeness, "{name}: any element may be the last");
+            let min_len = WantedName::Member(&pointer).min_len();
+            assert!(
+                likeness == NameMatch::Other || name.len() >= min_len,
+                "{name} is long enough"
+            );
         }
         let pointer = Pointer::parse("/session_id").expect("a pointer");
         let found = WantedName::Member(&pointer).compare(b"session_id");

@@ -3,7 +3,7 @@
 use super::content::BodyContent;
 use super::error::SessionError;
 use super::sources::{Sources, TemplateValue};
-use crate::config::Condition;
+use crate::config::{Condition, TurnConfig};
 use crate::key::Template;
 
 /// Sees the steps of a decision. Every method does nothing by default; `()` ignores all steps and costs
@@ -25,7 +25,7 @@ pub(in crate::proxy) trait Observer: Default + Send + 'static {
     ) {
     }
 
-    /// A template of the candidate's `session_id` or `user_id` was tried.
+    /// A template of the candidate's `session_id`, `user_id` or `once` was tried.
     fn tried(
         &mut self,
         _sources: &Sources<'_>,
@@ -39,11 +39,12 @@ pub(in crate::proxy) trait Observer: Default + Send + 'static {
     fn unreadable(&mut self, _route: usize, _error: &SessionError) {}
 }
 
-/// One of the two ids that a session key is made of.
+/// An id that templates of a route give: one of the two that a session key is made of, or the once id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::proxy) enum IdKind {
     Session,
     User,
+    Once,
 }
 
 impl Observer for () {}
@@ -56,6 +57,25 @@ impl IdKind {
         match self {
             Self::Session => "session id",
             Self::User => "user id",
+            Self::Once => "once id",
+        }
+    }
+
+    /// The option that has the id's templates.
+    pub(in crate::proxy) fn option(self) -> &'static str {
+        match self {
+            Self::Session => "session_id",
+            Self::User => "user_id",
+            Self::Once => "once",
+        }
+    }
+
+    /// The id's templates, in their order.
+    pub(in crate::proxy) fn templates(self, turn: &TurnConfig) -> &[Template] {
+        match self {
+            Self::Session => &turn.session_id,
+            Self::User => &turn.user_id,
+            Self::Once => &turn.once,
         }
     }
 }

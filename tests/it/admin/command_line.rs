@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{hold_from_python, start};
 use crate::support::app::{CHAT, key, wait_for_queue_length, wait_until_no_keys};
 use crate::support::backend::{Backend, event};
-use crate::support::client::{Client, Request, begin_turn, turn};
+use crate::support::client::{Client, Request, turn};
 use crate::support::process::{Process, run};
 use crate::support::redis::Redis;
 use crate::support::{wait_for, wait_for_async};
@@ -157,6 +157,92 @@ async fn a_change_is_printed_as_the_admin_interface_returns_it() {
 }
 
 #[tokio::test]
+async fn what_was_not_done_is_one_json_object_too() {
+    let bench = start(&format!("[lock]\nblocking = true\n{CHAT}")).await;
+    let file = File::with(&bench.redis.url(), "");
+    hold_from_python(&bench.redis, &key("py")).await;
+    let nowhere = crate::support::Reserved::new();
+    let nowhere = File::with(&format!("redis://{}/0", nowhere.addr()), "");
+    let in_memory = File::with("memory:", "");
+    for (file, arguments, members, reason) in [
+        (&file, "dequeue u1 s1 r", "dequeued", "not_waiting"),
+        (
+            &file,
+            "interrupt u1 s1",
+            "interrupted released",
+            "not_locked",
+        ),
+        (
+            &file,
+            "interrupt u1 py",
+            "interrupted released",
+            "not_interruptible",
+        ),
+        (
+            &file,
+            "release u1 py --request-id r",
+            "released",
+            "holder_changed",
+        ),
+        (&file, "release --key x", "released", "invalid_key"),
+        (&file, "dequeue --key x r", "dequeued", "invalid_key"),
+        (&nowhere, "dequeue u1 s1 r", "dequeued", "store_unavailable"),
+        (&nowhere, "show u1 s1", "", "store_unavailable"),
+        (&in_memory, "dequeue u1 s1 r", "dequeued", "memory_store"),
+        (&in_memory, "show u1 s1", "", "memory_store"),
+    ] {
+        let mut all: Vec<_> = arguments.split(' ').collect();
+        all.push("--json");
+        let done = file.locks(&all).await;
+        assert_eq!(done.code, Some(1), "{arguments}: {done:?}");
+        let object: Value = serde_json::from_str(&done.out)
+            .unwrap_or_else(|error| panic!("{arguments} is one JSON document: {error}: {done:?}"));
+        assert_eq!(object["reason"], reason, "{arguments}: {object}");
+        for member in members.split_whitespace() {
+            assert_eq!(object[member], false, "{arguments} has {member}: {object}");
+        }
+        let detail = object["detail"].as_str().expect("a sentence");
+        assert!(done.err.contains(detail), "people read the same: {done:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_audit_event_of_what_was_not_done_names_the_request() {
+    let bench = start(CHAT).await;
+    let file = File::with(&bench.redis.url(), "");
+    let mut held = Client::connect(bench.replica(0)).await;
+    let request = Request::turn("s1", "gate").header("x-request-id", "r-1");
+    held.send(&request).await;
+    held.read_until(&event(0)).await;
+    for (arguments, fields) in [
+        ("dequeue u1 free r-7", " request_id=\"r-7\""),
+        ("dequeue u1 s1 r-7", " request_id=\"r-7\""),
+        ("release u1 free --request-id r-7", " request_id=\"r-7\""),
+        ("interrupt u1 free --request-id r-7", " request_id=\"r-7\""),
+        (
+            "release u1 s1 --request-id r-7",
+            " request_id=\"r-1\" named_request_id=\"r-7\"",
+        ),
+        (
+            "interrupt u1 s1 --request-id r-7",
+            " request_id=\"r-1\" named_request_id=\"r-7\"",
+        ),
+    ] {
+        let done = file.locks(&arguments.split(' ').collect::<Vec<_>>()).await;
+        let line = done
+            .err
+            .lines()
+            .find(|line| line.contains("seriatim::audit"));
+        assert!(
+            line.is_some_and(|line| line.contains(fields)),
+            "{arguments} logs{fields}: {done:?}"
+        );
+    }
+    bench.backend.open_gate("s1");
+    assert!(held.answer().await.whole, "no turn was touched");
+}
+
+#[tokio::test]
 async fn thousands_of_locks_are_listed_once_each() {
     let bench = start(CHAT).await;
     let fill = "for n = 1, 2500 do \
@@ -297,7 +383,9 @@ fn caller() -> String {
 /// A process of this file whose session `s1` is held by a turn.
 async fn process_with_a_turn(file: &File) -> (Process, Client) {
     let process = Process::start(&file.path);
-    let mut held = begin_turn(process.addr(), "s1", "gate").await;
+    let mut held = Client::connect(process.addr()).await;
+    let request = Request::turn("s1", "gate").header("x-request-id", "held-1");
+    held.send(&request).await;
     held.read_until(&event(0)).await;
     (process, held)
 }
@@ -320,13 +408,14 @@ async fn the_log_of_the_holder_names_the_operator() {
         let event = events.iter().find(|event| event["message"] == message);
         let event = event.expect("it was logged");
         assert_eq!(
-            (&event["by"], &event["key"], &event["target"]),
-            (
-                &caller().into(),
-                &key("s1").into(),
-                &"seriatim::audit".into()
-            ),
-            "the event says who, and which lock: {event}"
+            ["by", "key", "request_id", "target"].map(|name| event[name].as_str()),
+            [
+                Some(&*caller()),
+                Some(&*key("s1")),
+                Some("held-1"),
+                Some("seriatim::audit"),
+            ],
+            "the event says who, which lock and which turn: {event}"
         );
     }
 }
@@ -355,11 +444,13 @@ async fn the_log_of_a_waiters_replica_names_the_operator_and_the_outcome() {
     let event = events.iter().find(|event| event["message"] == message);
     let event = event.expect("it was logged");
     assert_eq!(
-        (&event["by"], &event["key"]),
-        (&caller().into(), &key("s1").into()),
-        "the event says who, and which session: {event}"
+        ["by", "key", "request_id"].map(|name| event[name].as_str()),
+        [Some(&*caller()), Some(&*key("s1")), Some("r-1")],
+        "the event says who, which session and which turn: {event}"
     );
-    let access = events.iter().find(|event| event["request_id"] == "r-1");
+    let of_waiter =
+        |event: &&Value| event["target"] == "seriatim::access" && event["request_id"] == "r-1";
+    let access = events.iter().find(of_waiter);
     let access = access.expect("the request was logged");
     assert_eq!(
         (&access["outcome"], &access["status"]),
@@ -434,6 +525,13 @@ async fn a_failed_command_prints_why_and_exits_with_an_error() {
         &["dequeue", "--key", "k"],
         &["dequeue", "--key", "k", "s1", "r"],
         &["dequeue", "u1", "s1", "r", "x"],
+        &["dequeue", "u1", "s1", ""],
+        &["dequeue", "", "s1", "r"],
+        &["dequeue", "--key", "", "r"],
+        &["show", "u1", ""],
+        &["release", "", "s1"],
+        &["release", "--key", ""],
+        &["interrupt", "u1", "s1", "--request-id", ""],
         &[],
     ] {
         let done = file.locks(wrong).await;

@@ -159,6 +159,7 @@ async fn a_waiter_is_named_by_any_id_and_under_any_key() {
         ("a/b?c#d", "/locks/u1/s1/queue/a%2Fb%3Fc%23d"),
         ("..", "/locks/u1/s1/queue/-?request_id=.."),
         ("-", "/locks/u1/s1/queue/-"),
+        ("same", "/locks/u1/s1/queue/same?request_id=same"),
         ("r", "/locks/-/-/queue/r?key=plan:s1"),
     ] {
         let mut out = Client::connect(bench.replica(1)).await;

@@ -188,6 +188,7 @@ impl Side<'_> {
                 StoreAnswer::Superseded
             }
             AcquireReply::Dequeued => panic!("no operator takes turns out"),
+            AcquireReply::Repeated(_) | AcquireReply::KeyReused => panic!("no turn has a once id"),
         }
     }
 

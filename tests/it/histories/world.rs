@@ -208,6 +208,9 @@ impl World {
                     return;
                 }
                 AcquireReply::Dequeued => panic!("no operator takes turns out"),
+                AcquireReply::Repeated(_) | AcquireReply::KeyReused => {
+                    panic!("no turn has a once id")
+                }
                 AcquireReply::QueueFull(_) => {
                     assert!(
                         ticket.is_none(),

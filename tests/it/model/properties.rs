@@ -10,7 +10,7 @@
 
 use stateright::Property;
 
-use super::world::{Instance, Mode, Phase, Reply, Scenario, Term, Turn, Wire, World};
+use super::world::{Instance, Mode, Phase, Recorded, Reply, Scenario, Term, Turn, Wire, World};
 
 pub(crate) const ONE_AT_A_TIME: &str = "at most one turn is at the backend within its lease";
 pub(crate) const FENCE_RISES: &str = "the fence rises with every grant";
@@ -18,6 +18,8 @@ pub(crate) const IN_ORDER: &str = "no turn is served before an older waiter that
 pub(crate) const NOTHING_LEFT: &str = "no lock and no place in the queue outlives its turn";
 pub(crate) const NEWEST_WINS: &str = "no turn is served after it was superseded";
 pub(crate) const OLDER_YIELD: &str = "no turn is interrupted by an older one";
+pub(crate) const ONCE: &str = "of turns with one once id, at most one reaches the backend";
+pub(crate) const NO_FALSE_DOUBT: &str = "no turn that was sent nothing stays in doubt";
 pub(crate) const ALL_ENDS: &str = "every turn ends, and every key expires";
 
 pub(crate) const HANDED_OVER: &str = "a lock is handed to a waiter";
@@ -38,6 +40,10 @@ pub(crate) const FENCE_AHEAD: &str = "the fence of a free lock is ahead of the c
 pub(crate) const FREED_BY_STRANGER: &str = "a lock is free while a turn waits";
 pub(crate) const INTERRUPTED_EARLY: &str = "an interrupt comes between grant and start";
 pub(crate) const SUPERSEDED: &str = "a waiter is superseded";
+pub(crate) const REPEAT_OF_WAITER: &str = "a repeat of a turn that waits is refused";
+pub(crate) const REPEAT_IN_DOUBT: &str = "a repeat of a turn in doubt is refused";
+pub(crate) const REPEAT_AFTER_END: &str = "a repeat of a turn that has ended is refused";
+pub(crate) const REPEAT_SERVED: &str = "a repeat is served after a turn that was sent nothing";
 
 /// The properties of a scenario.
 pub(super) fn for_scenario(scenario: &Scenario) -> Vec<Property<Scenario>> {
@@ -56,6 +62,17 @@ pub(super) fn for_scenario(scenario: &Scenario) -> Vec<Property<Scenario>> {
                 .any(|turn| served(turn.phase, turn.superseded))
         }),
         Property::always(OLDER_YIELD, |_, world: &World| !world.broken.interruption),
+        Property::always(ONCE, |scenario: &Scenario, world: &World| {
+            let turns = world.turns.iter().enumerate();
+            let sent = turns.filter(|(number, turn)| scenario.is_once(*number) && turn.was_sent);
+            sent.count() <= 1
+        }),
+        Property::always(NO_FALSE_DOUBT, |_, world: &World| {
+            let unsent = |turn: &Turn| turn.phase == Phase::Over && !turn.was_sent;
+            world.store.record.is_none_or(|record| {
+                record.state != Recorded::Granted || !unsent(&world.turns[record.turn])
+            })
+        }),
         Property::always(NOTHING_LEFT, |_, world: &World| {
             let left = |turn| world.store.is_locked_by(turn) || world.store.has_in_queue(turn);
             let over = |turn: &usize| world.turns[*turn].phase == Phase::Over;
@@ -128,10 +145,41 @@ fn witnesses() -> Vec<Property<Scenario>> {
         Property::sometimes(INTERRUPTED_EARLY, |_, world: &World| {
             replied(world, Reply::Granted).is_some_and(|turn| turn.must_stop)
         }),
+        Property::sometimes(REPEAT_OF_WAITER, |_, world: &World| {
+            has_refused_repeat(world, Recorded::Waits)
+        }),
+        Property::sometimes(REPEAT_IN_DOUBT, |_, world: &World| {
+            let first = world.store.record.map(|record| record.turn);
+            has_refused_repeat(world, Recorded::Granted)
+                && first.is_some_and(|first| !world.store.is_locked_by(first))
+        }),
+        Property::sometimes(REPEAT_AFTER_END, |_, world: &World| {
+            has_refused_repeat(world, Recorded::Ended)
+        }),
+        Property::sometimes(REPEAT_SERVED, |scenario: &Scenario, world: &World| {
+            let turns = world.turns.iter().enumerate();
+            let mut repeats = turns.filter(|(number, _)| scenario.is_once(*number));
+            let served = repeats
+                .clone()
+                .find(|(_, turn)| turn.phase == Phase::AtBackend);
+            served.is_some_and(|(_, served)| {
+                repeats.any(|(_, turn)| {
+                    turn.phase == Phase::Over
+                        && !turn.was_sent
+                        && (1..served.arrival).contains(&turn.arrival)
+                })
+            })
+        }),
         Property::sometimes(SUPERSEDED, |_, world: &World| {
             world.turns.iter().any(|turn| turn.superseded)
         }),
     ]
+}
+
+/// Whether a turn was just refused as a repeat of one in this state.
+fn has_refused_repeat(world: &World, state: Recorded) -> bool {
+    let record = world.store.record;
+    replied(world, Reply::Repeated).is_some() && record.is_some_and(|record| record.state == state)
 }
 
 fn replied(world: &World, answer: Reply) -> Option<&Turn> {

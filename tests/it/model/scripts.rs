@@ -5,7 +5,9 @@
 //!
 //! [`Broken`]: super::world::Broken
 
-use super::world::{Flaw, Letter, Lock, Mode, Phase, Process, Reply, Scenario, Seen, Term, World};
+use super::world::{
+    Flaw, Letter, Lock, Mode, Phase, Process, Record, Recorded, Reply, Scenario, Seen, Term, World,
+};
 
 impl World {
     /// Takes the lock, or joins the queue. `ticket` is 0 if the turn knows none.
@@ -22,12 +24,19 @@ impl World {
             self.grant(scenario, turn);
             return Reply::Granted;
         }
+        let is_checked = ticket == 0 || !scenario.has(Flaw::ReturnUnchecked);
+        if is_checked && self.is_repeat(scenario, turn) {
+            return Reply::Repeated;
+        }
         if self.store.is_locked_by(turn) {
             self.grant(scenario, turn);
             return Reply::Granted;
         }
         let superseded = ticket != 0 && self.store.newest > ticket;
         if superseded && !scenario.has(Flaw::SupersededServed) {
+            if scenario.is_once(turn) {
+                self.store.record = None;
+            }
             return Reply::Superseded;
         }
         if self.store.lock.is_none() {
@@ -50,6 +59,7 @@ impl World {
         if let Some((ticket, _)) = self.store.queue.iter().find(|(_, waiter)| *waiter == turn) {
             let ticket = *ticket;
             self.store.seen[scenario.instance_of(turn)] = Some(Seen::Fresh);
+            self.note(scenario, turn, Recorded::Waits);
             return Reply::Waiting { ticket, holder };
         }
         self.prune(scenario);
@@ -60,7 +70,51 @@ impl World {
         Reply::Waiting { ticket, holder }
     }
 
+    /// Whether the turn repeats another one that isn't gone.
+    fn is_repeat(&self, scenario: &Scenario, turn: usize) -> bool {
+        let Some(Record { turn: first, state }) = self.store.record else {
+            return false;
+        };
+        let holds = self.store.is_locked_by(first);
+        let seen = self.store.seen[scenario.instance_of(first)];
+        let is_there = match state {
+            Recorded::Waits => {
+                holds || (self.store.has_in_queue(first) && seen == Some(Seen::Fresh))
+            }
+            Recorded::Granted => holds || !scenario.has(Flaw::DoubtIsForgotten),
+            Recorded::Ended => true,
+        };
+        scenario.is_once(turn) && first != turn && is_there
+    }
+
+    /// Notes the state of a turn that is executed once.
+    fn note(&mut self, scenario: &Scenario, turn: usize, state: Recorded) {
+        if scenario.is_once(turn) {
+            self.store.record = Some(Record { turn, state });
+        }
+    }
+
+    /// Notes the end of a turn, or forgets it if its backend was sent nothing.
+    fn settle_record(&mut self, scenario: &Scenario, turn: usize) {
+        if !scenario.is_once(turn) {
+            return;
+        }
+        let record = self.store.record;
+        let is_own = record.is_none_or(|record| record.turn == turn);
+        let is_ended = record.is_some_and(|record| record.state == Recorded::Ended);
+        if self.turns[turn].was_sent && !scenario.has(Flaw::EndedIsForgotten) {
+            if is_own && !is_ended {
+                self.note(scenario, turn, Recorded::Ended);
+            }
+        } else if (is_own && !is_ended && !scenario.has(Flaw::NothingIsForgotten))
+            || scenario.has(Flaw::ForgetsAnyRecord)
+        {
+            self.store.record = None;
+        }
+    }
+
     fn join(&mut self, scenario: &Scenario, turn: usize, ticket: u8) -> u8 {
+        self.note(scenario, turn, Recorded::Waits);
         let ticket = if ticket != 0 {
             ticket
         } else if self.turns[turn].joined {
@@ -144,6 +198,7 @@ impl World {
 
     /// Grants the lock for a lease, with a fence.
     fn grant(&mut self, scenario: &Scenario, turn: usize) {
+        self.note(scenario, turn, Recorded::Granted);
         let term = Term::Lease;
         self.store.lock = Some(Lock { turn, term });
         if !scenario.has(Flaw::PlaceKept) {
@@ -181,6 +236,7 @@ impl World {
             self.store.lock = self.store.lock.filter(|lock| lock.turn != turn);
             return;
         }
+        self.settle_record(scenario, turn);
         self.store.queue.retain(|(_, waiter)| *waiter != turn);
         self.forget_empty_queue();
         if own {

@@ -40,6 +40,7 @@ pub(crate) enum Step {
     LockExpires,
     QueueExpires,
     FenceExpires,
+    RecordExpires,
     LivenessGrowsStale(usize),
     ClockTicks,
     KeyExpires(usize),
@@ -252,6 +253,10 @@ impl World {
         if self.store.fence.is_some_and(|ahead| ahead < 0) && !leased && may_go {
             steps.push(Step::FenceExpires);
         }
+        // A turn is remembered for longer than a command may be under way, and its repeats come before that.
+        if self.store.record.is_some() && self.is_over() && !self.turns.iter().any(acquires) {
+            steps.push(Step::RecordExpires);
+        }
         if scenario.clock_stands {
             steps.push(Step::ClockTicks);
             // Without a kept fence nothing could know that the clock was ahead.
@@ -304,6 +309,7 @@ impl World {
                 }
             }
             Step::FenceExpires => self.store.fence = None,
+            Step::RecordExpires => self.store.record = None,
             Step::LivenessGrowsStale(instance) => self.store.seen[instance] = Some(Seen::Stale),
             Step::ClockTicks => self.clock_ticks(),
             Step::KeyExpires(instance) => self.instances[instance].key = false,
@@ -375,9 +381,11 @@ impl World {
                 if turn.must_stop || turn.deadline_passed || lapsed {
                     turn.leave();
                 } else {
-                    turn.phase = Phase::AtBackend;
+                    turn.begin();
                 }
             }
+            // A place or an offer that it has is given back.
+            Reply::Repeated if turn.ticket != 0 => turn.leave(),
             Reply::Waiting { ticket, holder } => {
                 turn.ticket = ticket;
                 if turn.must_stop {
@@ -393,7 +401,7 @@ impl World {
                 }
             }
             Reply::Late if turn.ticket != 0 && !turn.must_stop => turn.phase = Phase::Waiting,
-            Reply::Busy | Reply::Full | Reply::Superseded | Reply::Late => {
+            Reply::Busy | Reply::Full | Reply::Superseded | Reply::Repeated | Reply::Late => {
                 // A late command did not change its place in the queue, or its offer.
                 let placed = reply == Reply::Late && turn.ticket != 0;
                 // And this reply says nothing about an earlier command that was executed
@@ -432,7 +440,7 @@ impl World {
         let turn = &mut self.turns[number];
         match (letter, turn.phase) {
             (Letter::Granted, Phase::Waiting) if scenario.has(Flaw::StartsOnMessage) => {
-                turn.phase = Phase::AtBackend;
+                turn.begin();
             }
             (Letter::Granted, Phase::Waiting) => self.ask(number),
             // A turn that asks learns it from the reply, or at the next poll.
@@ -487,6 +495,12 @@ impl World {
 // === impl Turn ===
 
 impl Turn {
+    /// Sends its request to the backend.
+    fn begin(&mut self) {
+        self.phase = Phase::AtBackend;
+        self.was_sent = true;
+    }
+
     pub(super) fn leave(&mut self) {
         self.phase = Phase::Leaving;
         self.wire = Wire::Release;
@@ -523,6 +537,7 @@ impl Turn {
             arrival: self.arrival,
             joined: self.joined,
             stray: self.stray,
+            was_sent: self.was_sent,
             ..Self::absent()
         };
     }

@@ -25,6 +25,8 @@ pub(crate) struct Scenario {
     pub(crate) clock_stands: bool,
     /// The maximum number of waiters.
     pub(crate) max_waiters: usize,
+    /// The first of the turns that have one once id, which are all from there on; `None`: no turn has one.
+    pub(crate) repeats_from: Option<usize>,
     /// The states that the exploration must reach.
     pub(crate) reaches: &'static [&'static str],
     /// The rule that is left out, to prove that the checker finds the violation.
@@ -110,6 +112,16 @@ pub(crate) enum Flaw {
     SupersededServed,
     /// An interrupting turn that lost its place and returns interrupts a newer one.
     OlderInterrupts,
+    /// A turn that was granted its lock and lost it counts as forgotten.
+    DoubtIsForgotten,
+    /// A turn that comes back for its place isn't compared with the record.
+    ReturnUnchecked,
+    /// A turn that was sent nothing deletes the record of any turn.
+    ForgetsAnyRecord,
+    /// A turn that was sent nothing leaves its record.
+    NothingIsForgotten,
+    /// A turn that was sent deletes its record when it ends.
+    EndedIsForgotten,
 }
 
 /// One state of the model.
@@ -138,6 +150,22 @@ pub(crate) struct Store {
     pub(crate) given: i8,
     /// The next ticket.
     pub(crate) tickets: u8,
+    /// The record of the turns' once id.
+    pub(crate) record: Option<Record>,
+}
+
+/// What the store remembers of a turn that is executed once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Record {
+    pub(crate) turn: usize,
+    pub(crate) state: Recorded,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Recorded {
+    Waits,
+    Granted,
+    Ended,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -211,6 +239,8 @@ pub(crate) struct Turn {
     pub(crate) superseded: bool,
     /// Whether it crashed at the backend.
     pub(crate) had_lock: bool,
+    /// Whether its backend was sent something.
+    pub(crate) was_sent: bool,
     /// The turn that it interrupts: the first holder that it was named.
     pub(crate) target: Option<usize>,
 }
@@ -255,7 +285,12 @@ pub(crate) enum Reply {
     Busy,
     Full,
     Superseded,
-    Waiting { ticket: u8, holder: usize },
+    /// Another turn with its once id waits, runs, has ended or is in doubt.
+    Repeated,
+    Waiting {
+        ticket: u8,
+        holder: usize,
+    },
     Late,
 }
 
@@ -295,6 +330,7 @@ impl Scenario {
             leases_end: false,
             clock_stands: false,
             max_waiters: 8,
+            repeats_from: None,
             reaches: &[],
             flaw: None,
         }
@@ -308,6 +344,11 @@ impl Scenario {
 
     pub(crate) const fn with_max_waiters(mut self, max_waiters: usize) -> Self {
         self.max_waiters = max_waiters;
+        self
+    }
+
+    pub(crate) const fn whose_turns_are_repeats_from(mut self, first: usize) -> Self {
+        self.repeats_from = Some(first);
         self
     }
 
@@ -339,6 +380,11 @@ impl Scenario {
         self.turns[turn].1
     }
 
+    /// Whether the turn has the once id.
+    pub(crate) fn is_once(&self, turn: usize) -> bool {
+        self.repeats_from.is_some_and(|first| first <= turn)
+    }
+
     pub(crate) fn has(&self, flaw: Flaw) -> bool {
         self.flaw == Some(flaw)
     }
@@ -359,6 +405,7 @@ impl World {
                 fence: None,
                 given: -1,
                 tickets: 1,
+                record: None,
             },
             instances: vec![Instance::new(); instances],
             turns: vec![Turn::absent(); scenario.turns.len()],
@@ -415,7 +462,7 @@ impl Store {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.lock.is_none() && !self.has_queue() && self.fence.is_none()
+        self.lock.is_none() && !self.has_queue() && self.fence.is_none() && self.record.is_none()
     }
 }
 
@@ -453,6 +500,7 @@ impl Turn {
             superseded: false,
             target: None,
             had_lock: false,
+            was_sent: false,
         }
     }
 }

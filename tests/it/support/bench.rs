@@ -329,7 +329,14 @@ pub(crate) fn assert_error_response(case: &str, answer: &Answer, status: u16, re
     );
     let (json, text) = (answer.json(), answer.text());
     let mut members = vec!["success", "error", "detail", "status_code"];
-    if ["session_busy", "queue_full", "wait_timeout"].contains(&reason) {
+    if [
+        "session_busy",
+        "queue_full",
+        "wait_timeout",
+        "duplicate_turn",
+    ]
+    .contains(&reason)
+    {
         members.extend(["retry_after_ms", "busy_since", "queue"]);
     }
     // A quote within a value has a backslash before it, so this finds only member names.

@@ -14,8 +14,8 @@ use seriatim::lock::memory::MemoryStore;
 use seriatim::lock::{
     AcquireError, AcquireReply, AcquireRequest, CallChain, Claim, ClaimId, ClaimIssuer, Dispatcher,
     Epoch, Fallback, Fence, HeartbeatReply, Instance, InstanceLiveness, LockGuard, LockHolder,
-    LockInfo, LockOptions, Locks, Message, QueueState, ScanCursor, ScanPage, Store, StoreError,
-    StoreFuture, StoreHealth, WatchedQueue, Withdrawal,
+    LockInfo, LockOptions, LockRequest, Locks, Message, QueueState, ScanCursor, ScanPage, Store,
+    StoreError, StoreFuture, StoreHealth, WatchedQueue, Withdrawal,
 };
 use seriatim::metrics::Metrics;
 use tokio::task::JoinHandle;
@@ -322,9 +322,8 @@ impl FaultyReplica {
         tokio::spawn(async move {
             let key = SessionKey::literal(SESSION);
             let nobody = CallChain::default();
-            let guard = locks
-                .acquire(key, "route", "request", &nobody, &options, None)
-                .await?;
+            let request = LockRequest::new("route", "request", &nobody);
+            let guard = locks.acquire(key, request, &options).await?;
             Ok((guard, Instant::now()))
         })
     }

@@ -1,28 +1,76 @@
 -- Takes the lock if it is free and nobody waits for it, if it has this token already (a repeated command, or an
 -- offer), or if its holder is dead. Otherwise joins the queue, if the turn waits.
 --
--- KEYS: lock, fence, queue, waiters
--- ARGV: token, lease_ms, not_after (µs), dead_token or '', min_age of the dead holder's lock (µs); only if the turn
---       waits: id, channel, ticket or 0, max_waiters, interrupts (1 or 0)
+-- A turn that is executed once is refused if there is the record of another turn: unless that one waited and is gone, so
+-- that it was never granted the lock.
+--
+-- KEYS: lock, fence, queue, waiters; only if the turn is executed once: record
+-- ARGV: token, lease_ms, not_after (µs); only with a record: "fingerprint turn id", the record's TTL (ms); then
+--       dead_token or '', min_age of the dead holder's lock (µs); only if the turn waits: id, channel, ticket or 0,
+--       max_waiters, interrupts (1 or 0)
 -- Reply: the fence; minus the time if the command came too late; {ticket, holder's token} in the queue; {-1} if a
 --        newer turn replaced this one; {-2} if an operator took this one out of the queue; {'took over', one of these
---        replies} if the dead holder lost the lock;
+--        replies} if the dead holder lost the lock; {state, turn, token} of the other turn with this record, and three
+--        more as for a busy lock: w if it waits, r if it holds the lock, e if it has ended, d if it has lost the lock, k
+--        if its request is another one;
 --        {holder's token, when it took the lock (µs) or 0, the time (µs), number of waiters} if the lock is busy;
 --        the same with 0 as the token if the queue is full
 --
 -- After an error the token doesn't hold the lock, and is in the queue only if it had a place before: the lock or the
 -- queue is written last. A key of the queue that has the wrong type is deleted before that.
 local token, lease_ms, not_after = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local dead_token, min_age = ARGV[4], ARGV[5]
-local id, channel, ticket = ARGV[6], ARGV[7], tonumber(ARGV[8]) or 0
-local max_waiters, interrupts = tonumber(ARGV[9]), ARGV[10] == '1'
+local record, once, record_ms = KEYS[5], ARGV[4], ARGV[5]
+local next_arg = record and 6 or 4
+local dead_token, min_age = ARGV[next_arg], ARGV[next_arg + 1]
+local id, channel, ticket = ARGV[next_arg + 2], ARGV[next_arg + 3], tonumber(ARGV[next_arg + 4]) or 0
+local max_waiters, interrupts = tonumber(ARGV[next_arg + 5]), ARGV[next_arg + 6] == '1'
 local has_ticket = ticket > 0
 local s = session(1)
 local took_over = false
 
+-- Notes the turn's state in its record.
+local function note(state)
+  if record then
+    redis.call('SET', record, state .. ' ' .. once .. ' ' .. token, 'PX', record_ms)
+  end
+end
+
+-- Deletes the record of the turn, which is out of the queue for good.
+local function forget()
+  if record then
+    redis.call('DEL', record)
+  end
+end
+
+-- Whether this waiter is in the queue and its instance is alive.
+local function is_waiting(other)
+  return redis.call('ZSCORE', s.queue, other) and is_alive(s, (waiter(s, other)))
+end
+
+-- The reply to a turn with the record of another one that isn't gone; nil if there is none.
+local function repeated()
+  local state, fingerprint, turn, other, other_token = read_record(record)
+  local own_fingerprint, own_turn = string.match(once, '^(%S+) (%S+)')
+  if not state or turn == own_turn then
+    return nil
+  end
+  local holder = current_holder(s)
+  if state == 'w' and holder ~= other_token and not ignoring_types(is_waiting, other) then
+    return nil
+  end
+  if fingerprint ~= own_fingerprint then
+    state = 'k'
+  elseif state == 'r' and (holder ~= other_token or is_dead(s, holder, dead_token, min_age)) then
+    state = 'd'
+  end
+  local count = ignoring_types(redis.call, 'ZCARD', s.queue) or 0
+  return { state, turn, other_token, holder and last_fence(s) or 0, now, count }
+end
+
 local function grant()
   local fence = math.max(now, (last_fence(s) or 0) + 1)
   redis.call('SET', s.fence, whole(fence), 'PX', lease_ms)
+  note('r')
   redis.call('SET', s.lock, token, 'PX', lease_ms)
   return fence
 end
@@ -31,6 +79,7 @@ end
 local function join(at)
   redis.call('HSET', s.waiters, id, channel .. ' ' .. token)
   redis.call('PEXPIRE', s.waiters, QUEUE_TTL)
+  note('w')
   redis.call('ZADD', s.queue, whole(at), id)
   redis.call('PEXPIRE', s.queue, QUEUE_TTL)
 end
@@ -75,12 +124,14 @@ local function acquire()
   local newest = tonumber(read_own('HGET', s.waiters, '!') or 0) or 0
   if id and holder ~= token and read_own('HGET', s.waiters, id) == '-' then
     -- The message about it got lost.
+    forget()
     return { -2 }
   end
   if has_ticket and holder ~= token then
     if ticket < newest then
       -- The message about it got lost.
       leave(s, id)
+      forget()
       return { -1 }
     end
     -- This lets a turn that waits already come back while the memory of Redis is full.
@@ -135,6 +186,10 @@ end
 
 if now > not_after then
   return -now
+end
+local refusal = record and repeated()
+if refusal then
+  return refusal
 end
 if not has_ticket and redis.call('EXISTS', s.lock, s.queue) == 0 then
   return grant()

@@ -8,6 +8,9 @@
 --   queue    a sorted set: the ids of the waiters, by ticket
 --   waiters  a hash: for each id "channel token", or "-" if an operator took it out of the queue; for each "@channel" when its instance last watched the
 --            queue (µs); for "!" the ticket of the newest turn that interrupted all older ones
+-- A turn that is executed once has one more:
+--   record   "state fingerprint turn id token": w while it waits, r since it was granted the lock, e since its end; the
+--            fingerprint of its request; the id by which it is known; the id and the token of its claim
 --
 -- A Redis whose memory is full (maxmemory, noeviction) refuses a command that may need memory, unless the script
 -- has written before (Redis docs, "Eval scripts under low memory conditions"). So what keeps up or frees what is
@@ -39,6 +42,11 @@ local function ignoring_types(f, ...)
     error(result, 0)
   end
   return nil
+end
+
+-- The state, the fingerprint, the turn, the id and the token in a record; nothing if there is none.
+local function read_record(record)
+  return string.match(ignoring_types(redis.call, 'GET', record) or '', '^(%l) (%S+) (%S+) (%S+) (.*)$')
 end
 
 -- Who holds the lock: a token, or another program's value; false if the lock is free. A key that is no string is

@@ -1,18 +1,28 @@
--- Starts a new lease for each lock that still has its token.
+-- Starts a new lease for each lock that still has its token, and renews the record of a turn that is executed once.
 --
--- KEYS: for each lock: lock, fence
--- ARGV: for each lock: token, lease_ms
+-- KEYS: for each lock: lock, fence; then the records, in the order of their locks
+-- ARGV: for each lock: token, lease_ms, the TTL of its record (ms), or 0 if it has none
 -- Reply: for each lock 1 if it was extended, 0 if it has another token
 local extended = {}
-for i = 1, #KEYS, 2 do
-  local lock, fence = KEYS[i], KEYS[i + 1]
-  local token, lease_ms = ARGV[i], ARGV[i + 1]
+local locks = #ARGV / 3
+local records = 0
+for n = 1, locks do
+  local lock, fence = KEYS[n * 2 - 1], KEYS[n * 2]
+  local token, lease_ms, record_ms = ARGV[n * 3 - 2], ARGV[n * 3 - 1], ARGV[n * 3]
+  local record = false
+  if record_ms ~= '0' then
+    records = records + 1
+    record = KEYS[locks * 2 + records]
+  end
   -- If the key has the wrong type, pcall gives an error, which isn't the token either.
   local is_own = redis.pcall('GET', lock) == token
   if is_own then
     redis.call('PEXPIRE', lock, lease_ms)
     redis.call('PEXPIRE', fence, lease_ms)
+    if record then
+      redis.call('PEXPIRE', record, record_ms)
+    end
   end
-  extended[#extended + 1] = is_own and 1 or 0
+  extended[n] = is_own and 1 or 0
 end
 return extended

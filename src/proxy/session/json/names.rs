@@ -20,6 +20,9 @@ pub(super) enum MemberMatch {
     Other,
 }
 
+/// The token of an array's last element. In an object it is a name as any other.
+pub(super) const LAST: &str = "-1";
+
 /// A `\uXXXX` escape that is one half of a surrogate pair without the other.
 pub(super) struct LoneSurrogate;
 
@@ -125,6 +128,11 @@ fn folded(c: char) -> impl Iterator<Item = char> {
     // İ alone has two lower-case characters; its first, i, is what Java takes it for.
     let upper = c.to_lowercase().take(1).flat_map(char::to_uppercase);
     upper.flat_map(char::to_lowercase)
+}
+
+/// Whether a token is that of an element, in an array: an index, or [`LAST`].
+pub(super) fn is_of_element(token: &str) -> bool {
+    token == LAST || index(token).is_some()
 }
 
 /// A token as an array index; `None`: it isn't one, or too large for any body.

@@ -4,7 +4,7 @@
 //! loop.
 
 use super::bytes::{ones, run_of_plain};
-use super::names::{MemberMatch, MemberName, compare, index, may_begin_alike};
+use super::names::{LAST, MemberMatch, MemberName, compare, index, is_of_element, may_begin_alike};
 use super::{JsonError, JsonMember};
 use crate::key::Pointer;
 use crate::proxy::session::ambiguity::Ambiguity;
@@ -195,14 +195,15 @@ impl<'b, 'p> Scanner<'b, 'p> {
         // A body that is a list may be a batch of requests (JSON-RPC 2.0 §6). Each may have the member, and
         // no pointer says which of them.
         let in_batch = match level {
-            0 => self.filter(alive, |tokens| index(&tokens[0]).is_none()),
+            0 => self.filter(alive, |tokens| !is_of_element(&tokens[0])),
             _ => 0,
         };
+        let mut start = self.at;
         for element in 0.. {
+            start = self.at;
             let is_wanted = next == Some(element);
             let is_request = in_batch != 0 && self.peek() == Some(b'{');
             if is_request {
-                let start = self.at;
                 self.request(in_batch)?;
                 if is_wanted {
                     self.at = start;
@@ -218,6 +219,13 @@ impl<'b, 'p> Scanner<'b, 'p> {
             if !self.has_next(b']')? {
                 break;
             }
+        }
+        // An element is known as the last one when it has been read, so it is read once more.
+        let of_last = self.filter(alive, |tokens| &*tokens[level] == LAST);
+        if of_last != 0 {
+            let end = std::mem::replace(&mut self.at, start);
+            self.value(of_last, level + 1)?;
+            self.at = end;
         }
         Ok(())
     }

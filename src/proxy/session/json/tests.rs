@@ -208,7 +208,6 @@ fn a_token_that_is_no_index_means_missing_in_an_array() {
         "00",
         "01",
         "-",
-        "-1",
         "+1",
         "1.0",
         "1e0",
@@ -222,6 +221,47 @@ fn a_token_that_is_no_index_means_missing_in_an_array() {
         stands!("[7,8]", &format!("/{token}") => Missing, "{token:?} is no index");
     }
     stands!("[]", "/0" => Missing, "an empty array has no first element");
+}
+
+#[test]
+fn minus_one_is_the_last_element_of_an_array() {
+    let body = r#"{"m":[{"id":"a","id":"b"}, [1,[2 , {"x":3}]], {"id":"c","l":[4,5]} ],"e":[],"o":{"-1":6}}"#;
+    for (pointer, member) in [
+        ("/m/-1/id", Found("\"c\"")),
+        ("/m/-1/l/-1", Found("5")),
+        ("/m/1/-1/-1/x", Found("3")),
+        ("/m/1/0", Found("1")),
+        ("/m/-1", Found(r#"{"id":"c","l":[4,5]}"#)),
+        ("/m/2/id", Found("\"c\"")),
+        ("/m/0/id", AMBIGUOUS),
+        ("/m/-1/x", Missing),
+        ("/e/-1", Missing),
+        ("/e/-1/id", Missing),
+        ("/o/-1", Found("6")),
+    ] {
+        stands!(body, pointer => member, "{pointer} of {body}");
+    }
+    let members = picked(body, &["/m/-1/id", "/m/2/id", "/m/2", "/o/-1", "/e/0"]);
+    let c = Found("\"c\"");
+    let last = Found(r#"{"id":"c","l":[4,5]}"#);
+    assert_eq!(
+        members,
+        [c, c, last, Found("6"), Missing],
+        "an element that is named in two ways is found in both"
+    );
+    stands!(r#"{"m":[{"id":1},{"id":2,"id":3}]}"#, "/m/-1/id" => AMBIGUOUS, "a name that is there twice");
+    stands!(r#"{"m":[{"id":1},{"ID":2}]}"#, "/m/-1/id" => AMBIGUOUS, "a name in another case");
+    stands!(r#"{"m":[{"id":1}],"m":[{"id":1}]}"#, "/m/-1/id" => AMBIGUOUS, "two arrays");
+    stands!(r#"[{"id":1,"id":2},{"id":3}]"#, "/-1/id" => Found("3"), "a list as the body has a last element");
+    stands!(r#"[{"-1":1},{"id":3}]"#, "/-1/id" => Found("3"), "which isn't a member of its requests");
+    assert!(
+        pick(br#"{"m":[1,{"a":}]}"#, &parsed(&["/m/-1"])).is_err(),
+        "no JSON"
+    );
+    assert!(
+        pick(br#"{"m":[1] 2}"#, &parsed(&["/m/-1/a"])).is_err(),
+        "no JSON behind the array"
+    );
 }
 
 #[test]
@@ -976,8 +1016,8 @@ enum Tree {
 }
 
 /// Names that are hard to tell apart, and array indices. Compared by [`plain_fold`].
-const NAMES: [&str; 12] = [
-    "a", "A", "b", "s", "ſ", "as", "AS", "aſ", "", "0", "1", "a/b",
+const NAMES: [&str; 13] = [
+    "a", "A", "b", "s", "ſ", "as", "AS", "aſ", "", "0", "1", "-1", "a/b",
 ];
 
 fn plain_fold(name: &str) -> String {
@@ -1040,7 +1080,7 @@ impl Tree {
     /// What a pointer finds in this as a body, which may be a batch of requests.
     fn find_from_top(&self, tokens: &[&str], others: &[&[&str]]) -> Option<Option<&Tree>> {
         let token = tokens[0];
-        let is_index = token.parse().is_ok_and(|i: usize| i.to_string() == token);
+        let is_index = token == "-1" || token.parse().is_ok_and(|i: usize| i.to_string() == token);
         let has_it = |request: &Tree| match request {
             Tree::Object(members) => members
                 .iter()
@@ -1061,6 +1101,7 @@ impl Tree {
         };
         let next = match self {
             Tree::Leaf(_) => return Some(None),
+            Tree::Array(elements) if *token == "-1" => elements.last(),
             Tree::Array(elements) => {
                 let index = token
                     .parse()
@@ -1150,8 +1191,11 @@ proptest! {
                     there.write(&mut expected);
                     prop_assert_eq!(text, &expected, "{} is the very text in {}", spelling, body);
                     let picked: Value = serde_json::from_str(text).expect("a member is JSON");
-                    let theirs = value.pointer(spelling);
-                    prop_assert_eq!(Some(&picked), theirs, "{} as serde_json has it", spelling);
+                    // For serde_json, `-1` is a name and never an element.
+                    if !tokens.contains(&"-1") {
+                        let theirs = value.pointer(spelling);
+                        prop_assert_eq!(Some(&picked), theirs, "{} as serde_json has it", spelling);
+                    }
                 }
                 (Some(Some(_)), member) => {
                     prop_assert!(false, "{spelling} is there, not {member:?}, in {body}");

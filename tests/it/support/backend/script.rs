@@ -92,6 +92,8 @@ pub(super) enum Script {
     /// `cut:BYTES:EOL`: as many bytes of `stream_with(EOL)`, chunked, then waits for the gate, then the rest. EOL is
     /// `lf` or `crlf`.
     Cut(usize, String),
+    /// `cut-length:BYTES:EOL`: the same with a `content-length`.
+    CutLength(usize, String),
     /// `until-close`: two events without framing; the close is the end.
     UntilClose,
     /// `early` or `early:BODY`: responds as soon as it has read the head. A turn only with
@@ -350,17 +352,19 @@ impl Connection {
                 self.send(&wire::chunk(b"first words")).await?;
                 return self.hang().await;
             }
-            Script::Cut(at, stream) => {
+            Script::Cut(at, stream) | Script::CutLength(at, stream) => {
+                let is_chunked = matches!(exchange.script, Script::Cut(..));
                 let (first, rest) = stream.as_bytes().split_at(*at);
-                let chunk = |part: &[u8]| match part {
+                let part = |part: &[u8]| match part {
                     [] => Vec::new(),
-                    part => wire::chunk(part),
+                    part if is_chunked => wire::chunk(part),
+                    part => part.to_vec(),
                 };
+                let end: &[u8] = if is_chunked { b"0\r\n\r\n" } else { b"" };
                 self.send(&head).await?;
-                self.send(&chunk(first)).await?;
+                self.send(&part(first)).await?;
                 self.gate(exchange).await?;
-                let end = [&chunk(rest), &b"0\r\n\r\n"[..]].concat();
-                self.last(exchange, &end).await?;
+                self.last(exchange, &[&part(rest), end].concat()).await?;
             }
             Script::UntilClose => {
                 self.send(&head).await?;
@@ -517,6 +521,7 @@ impl Exchange {
                 "content-type: text/plain\r\ntransfer-encoding: chunked\r\n".into(),
             ),
             Script::Length(count, _) => (200, events(&length(super::events(*count).len()))),
+            Script::CutLength(_, stream) => (200, events(&length(stream.len()))),
             Script::Empty => (200, length(0)),
             Script::NoContent => (204, String::new()),
             Script::BreakLength => (200, format!("content-type: text/plain\r\n{}", length(1000))),
@@ -586,6 +591,7 @@ impl FromStr for Script {
             "empty" => Self::Empty,
             "hang-text" => Self::HangText,
             "cut" => Self::Cut(size(first)?, super::stream_with(super::eol(second))),
+            "cut-length" => Self::CutLength(size(first)?, super::stream_with(super::eol(second))),
             "nocontent" => Self::NoContent,
             "status" => Self::Status(number(first)? as u16, second.to_owned()),
             "close" => Self::Close,

@@ -1,0 +1,343 @@
+//! One kept answer, and its readers.
+//!
+//! Invariant: all bytes between `start` and `length` are there, in order. Bytes are copied into blocks of the answer's
+//! own: a piece of a connection's read buffer would keep the whole buffer in memory.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::mem::take;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+
+use super::text::{behind_event, behind_last_event, has_event};
+use super::{AnswerEnd, AnswerHead, AnswerPart};
+use crate::key::SessionKey;
+use crate::lock::ClaimId;
+
+/// The answer of one turn, which runs or has ended.
+#[derive(Debug)]
+pub struct Answer {
+    key: SessionKey,
+    turn: ClaimId,
+    state: Mutex<AnswerState>,
+    /// How many bytes of answers the process has in memory.
+    all_bytes: Arc<AtomicUsize>,
+}
+
+/// Reads an answer from some byte on. Dropping it is all that a reader does who has enough.
+#[derive(Debug)]
+pub struct AnswerReader {
+    answer: Arc<Answer>,
+    /// The number of the next byte, from the beginning of the body.
+    at: u64,
+    /// Its number among the readers of the answer.
+    number: u64,
+}
+
+#[derive(Debug, Default)]
+struct AnswerState {
+    head: Option<Arc<AnswerHead>>,
+    /// Blocks that are full, the oldest first.
+    blocks: VecDeque<Bytes>,
+    /// The block that is being filled.
+    tail: BytesMut,
+    /// The number of the first byte that is there.
+    start: u64,
+    /// The number of the byte behind the last.
+    length: u64,
+    /// Whether only a window at the end is kept.
+    is_windowed: bool,
+    end: Option<AnswerEnd>,
+    /// The tasks that wait for more, by their readers' numbers.
+    waiting: Vec<(u64, Waker)>,
+    /// How many readers there have been.
+    readers: u64,
+    /// How many of them are left.
+    open_readers: usize,
+}
+
+/// The size of a full block: few blocks even for a long answer, and little memory for a short one.
+const BLOCK: usize = 16 * 1024;
+
+/// How many bytes are kept of an answer over its limit, for readers that are at its end.
+pub(super) const WINDOW: u64 = 256 * 1024;
+
+// === impl Answer ===
+
+impl Answer {
+    /// An empty answer. It counts its bytes in `all_bytes`, too.
+    pub(super) fn new(key: SessionKey, turn: ClaimId, all_bytes: Arc<AtomicUsize>) -> Self {
+        Self {
+            key,
+            turn,
+            state: Mutex::default(),
+            all_bytes,
+        }
+    }
+
+    /// The session.
+    pub fn key(&self) -> &SessionKey {
+        &self.key
+    }
+
+    /// The turn.
+    pub fn turn(&self) -> ClaimId {
+        self.turn
+    }
+
+    /// The head; `None`: it isn't there yet, or there never was one.
+    pub fn head(&self) -> Option<Arc<AnswerHead>> {
+        self.state.lock().head.clone()
+    }
+
+    /// How it ended; `None`: it goes on.
+    pub fn end(&self) -> Option<AnswerEnd> {
+        self.state.lock().end.clone()
+    }
+
+    /// The number of the first byte that can be read: 0 unless the answer is over its limit.
+    pub fn start(&self) -> u64 {
+        self.state.lock().start
+    }
+
+    /// How many bytes the answer has so far, whether they are kept or not.
+    pub fn length(&self) -> u64 {
+        self.state.lock().length
+    }
+
+    /// Whether the answer is over its limit, so that new readers can't have it from its first byte, or soon can't.
+    pub fn is_windowed(&self) -> bool {
+        self.state.lock().is_windowed
+    }
+
+    /// A reader that begins at the byte with this number.
+    pub fn reader_at(self: &Arc<Self>, at: u64) -> AnswerReader {
+        let mut state = self.state.lock();
+        state.readers += 1;
+        state.open_readers += 1;
+        AnswerReader {
+            answer: Arc::clone(self),
+            at,
+            number: state.readers,
+        }
+    }
+
+    /// A reader of the whole answer.
+    pub fn reader(self: &Arc<Self>) -> AnswerReader {
+        self.reader_at(0)
+    }
+
+    /// A reader of what comes from now on, of an event stream. It begins with the event that is under way. `None`: the
+    /// beginning of that event isn't kept.
+    pub fn live_reader(self: &Arc<Self>) -> Option<AnswerReader> {
+        let (kept, start) = self.kept();
+        let at = behind_last_event(&kept)?;
+        Some(self.reader_at(start + at as u64))
+    }
+
+    /// A reader of what follows the event with this id, of an event stream. `None`: nothing follows it, and the answer
+    /// has ended. A reader of the whole answer if no kept event has the id.
+    pub fn reader_behind(self: &Arc<Self>, event_id: &[u8]) -> Option<AnswerReader> {
+        let is_over = self.end().is_some();
+        let (kept, start) = self.kept();
+        let Some(at) = behind_event(&kept, event_id) else {
+            return Some(self.reader());
+        };
+        let nothing_follows = is_over && !has_event(&kept[at..]);
+        (!nothing_follows).then(|| self.reader_at(start + at as u64))
+    }
+
+    /// The bytes that are kept now, in one piece, and the number of the first of them.
+    pub fn kept(&self) -> (Bytes, u64) {
+        let state = self.state.lock();
+        let mut kept = BytesMut::with_capacity((state.length - state.start) as usize);
+        for block in &state.blocks {
+            kept.extend_from_slice(block);
+        }
+        kept.extend_from_slice(&state.tail);
+        (kept.freeze(), state.start)
+    }
+
+    /// Whether there is a reader.
+    pub(super) fn is_read(&self) -> bool {
+        self.state.lock().open_readers > 0
+    }
+
+    /// Begins at the byte with this number, because what precedes it isn't kept. Nothing may have been added.
+    pub(super) fn skip_to(&self, at: u64) {
+        self.change(|state| {
+            (state.start, state.length) = (at, at);
+            state.is_windowed = true;
+        });
+    }
+
+    pub(super) fn set_head(&self, head: AnswerHead) {
+        self.change(|state| state.head = Some(Arc::new(head)));
+    }
+
+    pub(super) fn set_end(&self, end: AnswerEnd) {
+        self.change(|state| state.end = Some(end));
+    }
+
+    /// Adds bytes at the end. `is_windowed`: keeps only the window at the end from now on.
+    pub(super) fn push(&self, data: &[u8], is_windowed: bool) {
+        self.change(|state| {
+            let before = state.length - state.start;
+            state.add(data);
+            state.is_windowed |= is_windowed;
+            if state.is_windowed {
+                state.shorten();
+            }
+            let after = state.length - state.start;
+            if after >= before {
+                self.all_bytes
+                    .fetch_add((after - before) as usize, Ordering::Relaxed);
+            } else {
+                self.all_bytes
+                    .fetch_sub((before - after) as usize, Ordering::Relaxed);
+            }
+        });
+    }
+
+    /// Changes the answer, and then wakes those who wait for that.
+    fn change(&self, change: impl FnOnce(&mut AnswerState)) {
+        let waiting = {
+            let mut state = self.state.lock();
+            change(&mut state);
+            take(&mut state.waiting)
+        };
+        for (_, waker) in waiting {
+            waker.wake();
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        let bytes = state.length - state.start;
+        self.all_bytes.fetch_sub(bytes as usize, Ordering::Relaxed);
+    }
+}
+
+// === impl AnswerState ===
+
+impl AnswerState {
+    fn add(&mut self, mut data: &[u8]) {
+        self.length += data.len() as u64;
+        while !data.is_empty() {
+            let room = BLOCK - self.tail.len();
+            let (now, later) = data.split_at(data.len().min(room));
+            self.tail.extend_from_slice(now);
+            if self.tail.len() == BLOCK {
+                self.blocks.push_back(take(&mut self.tail).freeze());
+            }
+            data = later;
+        }
+    }
+
+    /// Forgets blocks in front of the window.
+    fn shorten(&mut self) {
+        while let Some(first) = self.blocks.front() {
+            let behind = self.start + first.len() as u64;
+            if self.length - behind < WINDOW {
+                break;
+            }
+            self.start = behind;
+            self.blocks.pop_front();
+        }
+    }
+
+    /// What follows from byte `at` on; `None`: nothing yet.
+    fn part(&self, at: u64) -> Option<AnswerPart> {
+        if at < self.start {
+            return Some(AnswerPart::Gone);
+        }
+        if at >= self.length {
+            return self.end.clone().map(AnswerPart::End);
+        }
+        // All blocks but the tail are full, and begin one behind the other.
+        let (block, offset) = (
+            (at - self.start) as usize / BLOCK,
+            (at - self.start) as usize % BLOCK,
+        );
+        let data = match self.blocks.get(block) {
+            Some(full) => full.slice(offset..),
+            None => Bytes::copy_from_slice(&self.tail[offset..]),
+        };
+        Some(AnswerPart::Data(data))
+    }
+
+    fn wait(&mut self, number: u64, waker: &Waker) {
+        match self
+            .waiting
+            .iter_mut()
+            .find(|(reader, _)| *reader == number)
+        {
+            Some((_, known)) => known.clone_from(waker),
+            None => self.waiting.push((number, waker.clone())),
+        }
+    }
+}
+
+// === impl AnswerReader ===
+
+impl AnswerReader {
+    /// The answer.
+    pub fn answer(&self) -> &Arc<Answer> {
+        &self.answer
+    }
+
+    /// The number of the byte that comes next.
+    pub fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// The head, as soon as it is there. `None`: the answer ended without one.
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Option<Arc<AnswerHead>>> {
+        let mut state = self.answer.state.lock();
+        match (&state.head, &state.end) {
+            (Some(head), _) => Poll::Ready(Some(Arc::clone(head))),
+            (None, Some(_)) => Poll::Ready(None),
+            (None, None) => {
+                state.wait(self.number, cx.waker());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// What comes next. After an end, or after bytes that are gone, it is the same again.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<AnswerPart> {
+        let mut state = self.answer.state.lock();
+        let Some(part) = state.part(self.at) else {
+            state.wait(self.number, cx.waker());
+            return Poll::Pending;
+        };
+        if let AnswerPart::Data(data) = &part {
+            self.at += data.len() as u64;
+        }
+        Poll::Ready(part)
+    }
+
+    /// Waits for the head, as [`Self::poll_head`]. Cancel-safe.
+    pub async fn head(&mut self) -> Option<Arc<AnswerHead>> {
+        poll_fn(|cx| self.poll_head(cx)).await
+    }
+
+    /// Waits for what comes next, as [`Self::poll_next`]. Cancel-safe.
+    pub async fn next(&mut self) -> AnswerPart {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+}
+
+impl Drop for AnswerReader {
+    fn drop(&mut self) {
+        let mut state = self.answer.state.lock();
+        state.waiting.retain(|(reader, _)| *reader != self.number);
+        state.open_readers -= 1;
+    }
+}

@@ -1,0 +1,95 @@
+//! The refusals of a request that repeats another one of its session, or that takes another one's once id.
+//!
+//! Invariant: only a repeat of a turn that still waits or runs may be sent again by itself. A client library that
+//! repeats the others by itself would get the same again.
+
+use http::StatusCode;
+
+use super::{BusyNotice, ErrorContent, SentenceLanguage};
+use crate::key::SessionKey;
+use crate::lock::{RepeatedState, RepeatedTurn};
+use crate::outcome::Outcome;
+
+/// Why a request with a once id that its session has seen gets no turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::proxy) enum RepeatReason {
+    /// The turn that it repeats waits or runs.
+    Running(BusyNotice),
+    /// The turn that it repeats has ended, and its answer isn't kept.
+    Answered,
+    /// Nobody knows whether the turn that it repeats was run to its end.
+    InDoubt,
+    /// The once id is that of another request.
+    KeyReused,
+}
+
+// === impl RepeatReason ===
+
+impl RepeatReason {
+    /// The reason for a request that repeats this turn. `notice` is for one that still waits or runs.
+    pub(in crate::proxy) fn new(first: &RepeatedTurn, notice: BusyNotice) -> Self {
+        match first.state {
+            RepeatedState::Waits | RepeatedState::Runs => Self::Running(notice),
+            RepeatedState::Ended => Self::Answered,
+            RepeatedState::InDoubt => Self::InDoubt,
+        }
+    }
+
+    /// The outcome under which the request is recorded.
+    pub(super) fn outcome(self) -> Outcome {
+        match self {
+            Self::Running(_) => Outcome::DuplicateTurn,
+            Self::Answered => Outcome::AlreadyAnswered,
+            Self::InDoubt => Outcome::InDoubt,
+            Self::KeyReused => Outcome::KeyReused,
+        }
+    }
+
+    /// Whether the same request may succeed later.
+    pub(super) fn may_pass(self) -> bool {
+        matches!(self, Self::Running(_))
+    }
+
+    /// What the error response says. The statuses are those of the IETF's draft on the header `idempotency-key`.
+    pub(super) fn content(self, key: &SessionKey, language: SentenceLanguage) -> ErrorContent {
+        let say = |chinese, english| language.pick(chinese, english);
+        let (status, text, detail) = match self {
+            Self::Running(_) => (
+                StatusCode::CONFLICT,
+                say("同一请求正在处理中", "The same request is being worked on"),
+                "a turn with the same idempotency key waits or runs; this request was not sent to the agent",
+            ),
+            Self::Answered => (
+                StatusCode::CONFLICT,
+                say(
+                    "同一请求已处理完毕",
+                    "The same request was answered already",
+                ),
+                "a turn with the same idempotency key has ended; this request was not sent to the agent",
+            ),
+            Self::InDoubt => (
+                StatusCode::CONFLICT,
+                say(
+                    "无法确定同一请求是否已处理",
+                    "The same request may have been worked on",
+                ),
+                "a turn with the same idempotency key was cut off, and nobody knows what the agent did with it; look at \
+                 the conversation, and use a new key to send it again",
+            ),
+            Self::KeyReused => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                say(
+                    "幂等键已用于另一个请求",
+                    "The idempotency key belongs to another request",
+                ),
+                "another request of this session has the same idempotency key; use a new key for each request",
+            ),
+        };
+        let detail = format!("[{}] {detail}", key.as_str());
+        let mut content = ErrorContent::new(status, text, detail, None);
+        if let Self::Running(notice) = self {
+            content.notice = Some(notice);
+        }
+        content
+    }
+}
