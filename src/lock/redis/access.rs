@@ -57,33 +57,34 @@ impl AccessAttempt {
     /// One attempt for each key and for each command that turns use. `instance` is the key of this process's
     /// heartbeat, which is only read: it is in use. `None`: the store knows no such key.
     pub(super) fn all(keys: SessionKeys, instance: Option<&String>) -> Vec<Self> {
-        let SessionKeys([lock, fence, queue, waiters]) = keys;
-        let read = [&lock, &fence, &queue, &waiters].into_iter();
-        let reads = read.chain(instance).map(|key| ("GET", key, &[][..]));
+        let keys = keys.all();
+        let [lock, _fence, queue, waiters] = keys;
+        let reads = keys.into_iter().chain(instance.map(String::as_str));
+        let reads = reads.map(|key| ("GET", key, &[][..]));
         // `XX` sets only what is there. HSET lacks a value: Redis checks the permission first, and the
         // arguments later.
         let others: [(_, _, &[&str]); 14] = [
-            ("SET", &lock, &["", "XX", "PX", "1"]),
-            ("EXISTS", &lock, &[]),
-            ("PEXPIRE", &lock, &["1"]),
-            ("PTTL", &lock, &[]),
-            ("DEL", &lock, &[]),
-            ("ZADD", &queue, &["XX", "0", "0"]),
-            ("ZSCORE", &queue, &["0"]),
-            ("ZCARD", &queue, &[]),
-            ("ZRANGE", &queue, &["0", "0"]),
-            ("ZREM", &queue, &["0"]),
-            ("HSET", &waiters, &["0", "0", "0"]),
-            ("HGET", &waiters, &["0"]),
-            ("HEXISTS", &waiters, &["0"]),
-            ("HDEL", &waiters, &["0"]),
+            ("SET", lock, &["", "XX", "PX", "1"]),
+            ("EXISTS", lock, &[]),
+            ("PEXPIRE", lock, &["1"]),
+            ("PTTL", lock, &[]),
+            ("DEL", lock, &[]),
+            ("ZADD", queue, &["XX", "0", "0"]),
+            ("ZSCORE", queue, &["0"]),
+            ("ZCARD", queue, &[]),
+            ("ZRANGE", queue, &["0", "0"]),
+            ("ZREM", queue, &["0"]),
+            ("HSET", waiters, &["0", "0", "0"]),
+            ("HGET", waiters, &["0"]),
+            ("HEXISTS", waiters, &["0"]),
+            ("HDEL", waiters, &["0"]),
         ];
         let all = reads.chain(others);
         all.map(|(name, key, arguments)| {
             let mut command = cmd(name);
             command.arg(key).arg(arguments);
             let text = [name, " ", key].concat();
-            let key = key.clone();
+            let key = key.to_owned();
             Self { command, key, text }
         })
         .collect()
