@@ -52,7 +52,7 @@ pub(super) async fn open(
     })?;
     let failed = |error: RedisError| login_error(address, node, role, &error);
     let (mut connection, mut driver) = connect(address, node, on_push.clone(), give_up).await?;
-    let said = log_in(&connection, hello(&login), &login, give_up).await;
+    let said = log_in(&connection, &hello(&login), &login, true, give_up).await;
     let has_messages = !matches!(&said, Err(error) if lacks_resp3(error));
     if has_messages {
         let hello = ServerHello::from_reply(&said.map_err(failed)?);
@@ -62,7 +62,8 @@ pub(super) async fn open(
         tracing::debug!(store = %node.label, "the server has no RESP3: connecting with RESP2");
         // It may have closed the connection.
         (connection, driver) = connect(address, node, on_push, give_up).await?;
-        let said = log_in(&connection, auth(&login), &login, give_up).await;
+        // Proxies without HELLO may close a connection with another unknown command.
+        let said = log_in(&connection, &auth(&login), &login, false, give_up).await;
         said.map_err(failed)?;
     }
     let keeper = match role {
@@ -137,33 +138,36 @@ fn auth(login: &RedisConnectionInfo) -> Cmd {
     auth
 }
 
-/// Sends the first command, names the program for `CLIENT LIST`, and selects the database. Gives the
+/// Sends the first command, selects the database, and names the program for `CLIENT LIST` if it `has_name`. Gives the
 /// first reply.
 ///
 /// # Errors
 /// When the server refuses the first command or the database, or doesn't reply until `give_up`.
 async fn log_in(
     connection: &PipelinedConnection,
-    first: Cmd,
+    first: &Cmd,
     login: &RedisConnectionInfo,
+    has_name: bool,
     give_up: Instant,
 ) -> RedisResult<Value> {
     let mut commands = redis::pipe();
-    commands.add_command(first);
     let has_database = login.db() != 0;
     if has_database {
         commands.cmd("SELECT").arg(login.db());
     }
     // A server without this command does without it.
-    for (name, value) in [
+    let names = [
         ("LIB-NAME", env!("CARGO_PKG_NAME")),
         ("LIB-VER", env!("CARGO_PKG_VERSION")),
-    ] {
+    ];
+    for (name, value) in names.into_iter().filter(|_| has_name) {
         commands.cmd("CLIENT").arg("SETINFO").arg(name).arg(value);
     }
-    let mut replies = connection.send_all(&commands, give_up).await?.into_iter();
-    let said = replies.next().unwrap_or(Value::Nil).extract_error()?;
-    let selected = replies.next().filter(|_| has_database);
+    // A server that refuses the connection replies once and closes it.
+    let said = connection.send(first, give_up);
+    let (said, replies) = tokio::join!(said, connection.send_all(&commands, give_up));
+    let said = said?;
+    let selected = replies?.into_iter().next().filter(|_| has_database);
     selected.unwrap_or(Value::Nil).extract_error()?;
     Ok(said)
 }
@@ -357,6 +361,75 @@ mod tests {
             );
             assert!(!error.contains("geheim"), "{error}");
         }
+    }
+
+    /// Opens connections to a server that replies this to the commands of each connection and closes it. Gives what it
+    /// got over each, and the result.
+    async fn open_to(
+        replies: &[&str],
+        url: &str,
+    ) -> (Vec<String>, Result<NodeConnection, StoreError>) {
+        crate::time_limit::limit_this_test();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let endpoint = RedisEndpoint::at("127.0.0.1".into(), port, false).expect("an endpoint");
+        let node = RedisNode::new(endpoint, 3);
+        let address = RedisAddress::parse(url, Duration::from_secs(60)).expect("a URL");
+        let give_up = Instant::now() + address.timeout;
+        let opening = open(&address, &node, NodeRole::Single, |_| {}, give_up);
+        let serving = async {
+            let mut got = Vec::new();
+            for reply in replies {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                let mut commands = [0; 1024];
+                let read = stream.read(&mut commands).await.expect("commands");
+                got.push(String::from_utf8_lossy(&commands[..read]).into_owned());
+                stream.write_all(reply.as_bytes()).await.expect("sent");
+            }
+            got
+        };
+        let (got, opened) = tokio::join!(serving, opening);
+        (got, opened)
+    }
+
+    #[tokio::test]
+    async fn a_server_that_refuses_the_connection_is_quoted() {
+        for reason in [
+            "ERR max number of clients reached",
+            "DENIED Redis is running in protected mode",
+        ] {
+            let reply = format!("-{reason}\r\n");
+            let (got, opened) = open_to(&[&reply], "redis://127.0.0.1/3").await;
+            assert!(
+                got[0].contains("SELECT"),
+                "it replies to one of several commands"
+            );
+            let error = opened.err().expect("refused").to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_without_hello_may_close_the_connection_and_gets_no_command_that_it_cannot_know()
+     {
+        let replies = ["-ERR unknown command 'HELLO'\r\n", "+PONG\r\n+OK\r\n"];
+        let (got, opened) = open_to(&replies, "redis://127.0.0.1/3").await;
+        assert!(!opened.expect("logged in").has_messages, "it has no RESP3");
+        assert!(
+            got[0].contains("HELLO") && got[0].contains("LIB-NAME"),
+            "{}",
+            got[0]
+        );
+        assert!(
+            got[1].contains("PING") && got[1].contains("SELECT"),
+            "{}",
+            got[1]
+        );
+        assert!(
+            !got[1].contains("CLIENT"),
+            "it has no CLIENT SETINFO: {}",
+            got[1]
+        );
     }
 
     #[tokio::test]
