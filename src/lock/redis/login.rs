@@ -97,8 +97,9 @@ pub(super) async fn subscribe(
     })?;
     let stream = stream::open(address, node, give_up).await?;
     let subscribed = async {
-        // A channel belongs to no database.
+        // A channel belongs to no database. A server without RESP3 has no CLIENT SETINFO.
         let login = login.set_protocol(ProtocolVersion::RESP2).set_db(0);
+        let login = login.set_skip_set_lib_name();
         let (mut sink, messages) = PubSub::new(&login, stream).await?.split();
         sink.subscribe(channel).await.map(|()| messages)
     };
