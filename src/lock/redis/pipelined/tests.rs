@@ -1,3 +1,5 @@
+//! The connection against a scripted server, with paused time.
+
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
