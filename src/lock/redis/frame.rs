@@ -292,7 +292,7 @@ mod tests {
         let mut buffer = FrameBuffer::default();
         buffer.extend(b"*3\r\n:1\r\n:2\r\n:");
         assert!(matches!(buffer.next(), Ok(None)), "one value is missing");
-        let searched: Vec<_> = buffer.bytes.splice(..12, [b'x'; 12]).collect();
+        let searched: Vec<_> = buffer.bytes.splice(..12, [b'\r'; 12]).collect();
         assert!(
             matches!(buffer.next(), Ok(None)),
             "it is not looked at again"
