@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use driver::ConnectionDriver;
-use places::ConnectionState;
+use places::PipelineState;
 
 mod driver;
 mod places;
@@ -30,7 +30,7 @@ mod places;
 pub(super) struct PipelinedConnection(Arc<OpenConnection>);
 
 /// Closes the connection when it is dropped.
-struct OpenConnection(Arc<Mutex<ConnectionState>>);
+struct OpenConnection(Arc<Mutex<PipelineState>>);
 
 /// The reply to a command, or the error that the server replied. Dropping it does not cancel the command.
 pub(super) struct Reply<'c> {
@@ -49,7 +49,7 @@ impl PipelinedConnection {
         S: AsyncRead + AsyncWrite + Unpin,
         P: Fn(PushInfo) + Unpin,
     {
-        let state = Arc::<Mutex<ConnectionState>>::default();
+        let state = Arc::<Mutex<PipelineState>>::default();
         let connection = Self(Arc::new(OpenConnection(Arc::clone(&state))));
         (connection, ConnectionDriver::new(stream, state, on_push))
     }
@@ -146,7 +146,7 @@ impl PipelinedConnection {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, ConnectionState> {
+    fn state(&self) -> MutexGuard<'_, PipelineState> {
         self.0.0.lock()
     }
 }

@@ -145,7 +145,6 @@ async fn a_sentinel_gets_its_own_login_and_never_that_of_the_store() {
 /// Opens connections to a server that replies this to the commands of each connection and closes it. Gives what it
 /// got over each, and the result.
 async fn open_to(replies: &[&str], url: &str) -> (Vec<String>, Result<NodeConnection, StoreError>) {
-    crate::time_limit::limit_this_test();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
     let endpoint = RedisEndpoint::at("127.0.0.1".into(), port, false).expect("an endpoint");
@@ -170,6 +169,7 @@ async fn open_to(replies: &[&str], url: &str) -> (Vec<String>, Result<NodeConnec
 
 #[tokio::test]
 async fn a_server_that_refuses_the_connection_is_quoted() {
+    crate::time_limit::limit_this_test();
     for reason in [
         "ERR max number of clients reached",
         "DENIED Redis is running in protected mode",
@@ -187,6 +187,7 @@ async fn a_server_that_refuses_the_connection_is_quoted() {
 
 #[tokio::test]
 async fn a_server_without_hello_may_close_the_connection_and_gets_no_command_that_it_cannot_know() {
+    crate::time_limit::limit_this_test();
     let replies = ["-ERR unknown command 'HELLO'\r\n", "+PONG\r\n+OK\r\n"];
     let (got, opened) = open_to(&replies, "redis://127.0.0.1/3").await;
     assert!(!opened.expect("logged in").has_messages, "it has no RESP3");

@@ -11,12 +11,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::super::frame::FrameBuffer;
-use super::places::{ConnectionState, closed};
+use super::places::{PipelineState, closed};
 
 /// Reads and writes a connection until it is lost, or nobody uses it any more. Dropping it closes the connection.
 pub(super) struct ConnectionDriver<S, P> {
     stream: S,
-    state: Arc<Mutex<ConnectionState>>,
+    state: Arc<Mutex<PipelineState>>,
     /// Gets what the server sends without being asked.
     on_push: P,
     /// Where the stream puts what it has received.
@@ -40,7 +40,7 @@ const LARGEST_KEPT: usize = 64 << 10;
 // === impl ConnectionDriver ===
 
 impl<S, P> ConnectionDriver<S, P> {
-    pub(super) fn new(stream: S, state: Arc<Mutex<ConnectionState>>, on_push: P) -> Self {
+    pub(super) fn new(stream: S, state: Arc<Mutex<PipelineState>>, on_push: P) -> Self {
         Self {
             stream,
             state,

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 /// What callers and the driver share.
 #[derive(Default)]
-pub(super) struct ConnectionState {
+pub(super) struct PipelineState {
     /// Encoded commands that the driver has yet to write.
     unsent: Vec<u8>,
     /// The commands from the oldest one on that has no reply, or whose caller has not taken the reply.
@@ -60,9 +60,9 @@ pub(super) struct DriverWork {
     pub(super) awaits_replies: bool,
 }
 
-// === impl ConnectionState ===
+// === impl PipelineState ===
 
-impl ConnectionState {
+impl PipelineState {
     // --- for callers ---
 
     /// Adds commands, which `write` encodes. Gives the number of the first of them, and what wakes the driver. Over a

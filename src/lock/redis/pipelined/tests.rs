@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
-use proptest::prelude::*;
-use redis::{Cmd, PushInfo, PushKind, RedisError, RedisResult, Value};
+use redis::{Cmd, PushInfo, PushKind, RedisResult, Value};
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufWriter, DuplexStream, ReadBuf,
     duplex,
@@ -21,6 +20,8 @@ use tokio::time::{Instant, advance};
 use super::super::frame::FrameBuffer;
 use super::PipelinedConnection;
 use crate::time_limit::limit_this_test;
+
+mod interleavings;
 
 /// How long callers wait that are to get their replies.
 const LONG: Duration = Duration::from_secs(60);
@@ -90,7 +91,6 @@ fn start_over<S>(stream: S, server: DuplexStream) -> Bench
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    limit_this_test();
     let pushes = Arc::<Mutex<Vec<_>>>::default();
     let on_push = {
         let pushes = Arc::clone(&pushes);
@@ -137,6 +137,7 @@ impl Wake for CountingWaker {
 
 #[tokio::test(start_paused = true)]
 async fn a_dropped_caller_keeps_the_place_of_its_command() {
+    limit_this_test();
     let mut it = start();
     let [first, gone, third] = [1, 2, 3].map(|key| it.connection.send(&get(key), soon()));
     drop(gone);
@@ -151,6 +152,7 @@ async fn a_dropped_caller_keeps_the_place_of_its_command() {
 
 #[tokio::test(start_paused = true)]
 async fn the_reply_to_asking_belongs_to_nobody() {
+    limit_this_test();
     let mut it = start();
     let asked = it.connection.send_asking(&get(1), soon());
     let next = it.connection.send(&get(2), soon());
@@ -165,6 +167,7 @@ async fn the_reply_to_asking_belongs_to_nobody() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pipeline_gives_errors_as_replies_and_may_be_dropped_in_the_middle() {
+    limit_this_test();
     let mut it = start();
     let mut commands = redis::pipe();
     for key in 1..=3 {
@@ -204,6 +207,7 @@ async fn a_pipeline_gives_errors_as_replies_and_may_be_dropped_in_the_middle() {
 
 #[tokio::test(start_paused = true)]
 async fn a_reply_to_no_command_ends_the_connection_and_an_error_is_its_reason() {
+    limit_this_test();
     for (reply, reason) in [
         (":1\r\n", "replied to no command"),
         (
@@ -225,6 +229,7 @@ async fn a_reply_to_no_command_ends_the_connection_and_an_error_is_its_reason() 
 
 #[tokio::test(start_paused = true)]
 async fn a_subscription_is_confirmed_by_a_push_and_refused_by_an_error() {
+    limit_this_test();
     let mut it = start();
     let message = ">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$2\r\nhi\r\n";
     let confirmed = ">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n";
@@ -261,13 +266,13 @@ async fn a_subscription_is_confirmed_by_a_push_and_refused_by_an_error() {
 
 #[tokio::test(start_paused = true)]
 async fn who_is_called_or_woken_may_send_the_next_command() {
+    limit_this_test();
     struct SendingWaker(PipelinedConnection);
     impl Wake for SendingWaker {
         fn wake(self: Arc<Self>) {
             drop(self.0.send(&get("woken"), soon()));
         }
     }
-    limit_this_test();
     let (stream, server) = duplex(1024);
     let shared = Arc::new(OnceLock::<PipelinedConnection>::new());
     let on_push = {
@@ -306,6 +311,7 @@ async fn who_is_called_or_woken_may_send_the_next_command() {
 
 #[tokio::test(start_paused = true)]
 async fn each_caller_waits_until_its_own_time_and_a_late_reply_is_nobodys() {
+    limit_this_test();
     let mut it = start();
     let began = Instant::now();
     let at = |seconds| began + Duration::from_secs(seconds);
@@ -348,6 +354,7 @@ async fn each_caller_waits_until_its_own_time_and_a_late_reply_is_nobodys() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_reads_nothing_delays_no_timeout() {
+    limit_this_test();
     let (stream, server) = duplex(16);
     let it = start_over(stream, server);
     let reply = it.connection.send(&get("k".repeat(1000)), soon());
@@ -358,6 +365,7 @@ async fn a_server_that_reads_nothing_delays_no_timeout() {
 
 #[tokio::test(start_paused = true)]
 async fn replies_are_read_while_the_server_reads_nothing() {
+    limit_this_test();
     let (stream, server) = duplex(16);
     let mut it = start_over(stream, server);
     let first = it.connection.send(&get(1), soon());
@@ -375,6 +383,7 @@ async fn replies_are_read_while_the_server_reads_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_connection_wakes_all_callers_and_remembers_none() {
+    limit_this_test();
     let mut it = start();
     let [replied, one, two] = [1, 2, 3].map(|key| it.connection.send(&get(key), soon()));
     it.server.reply(":1\r\n").await;
@@ -400,6 +409,7 @@ async fn a_lost_connection_wakes_all_callers_and_remembers_none() {
 
 #[tokio::test(start_paused = true)]
 async fn a_timeout_of_the_network_is_none_of_a_caller() {
+    limit_this_test();
     struct DeadStream;
     impl AsyncRead for DeadStream {
         fn poll_read(
@@ -433,6 +443,7 @@ async fn a_timeout_of_the_network_is_none_of_a_caller() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_sent_is_written_and_executed_though_everybody_has_gone() {
+    limit_this_test();
     let Bench {
         connection,
         driver,
@@ -455,6 +466,7 @@ async fn what_was_sent_is_written_and_executed_though_everybody_has_gone() {
 
 #[tokio::test(start_paused = true)]
 async fn a_closed_connection_ends_when_nobody_would_wait_any_more() {
+    limit_this_test();
     let it = start();
     let began = Instant::now();
     let short = it.connection.send(&get(1), began + LONG / 2);
@@ -476,6 +488,7 @@ async fn a_closed_connection_ends_when_nobody_would_wait_any_more() {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_connection_ends_with_its_last_clone() {
+    limit_this_test();
     let mut it = start();
     let clone = it.connection.clone();
     drop(it.connection);
@@ -490,6 +503,7 @@ async fn an_idle_connection_ends_with_its_last_clone() {
 
 #[tokio::test(start_paused = true)]
 async fn the_task_that_polled_last_is_woken() {
+    limit_this_test();
     let mut it = start();
     let mut reply = it.connection.send(&get(1), soon());
     let [first, second] = [(); 2].map(|()| Arc::new(CountingWaker::default()));
@@ -508,6 +522,7 @@ async fn the_task_that_polled_last_is_woken() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_with_a_buffer_is_flushed() {
+    limit_this_test();
     let (stream, server) = duplex(1024);
     let mut it = start_over(BufWriter::new(stream), server);
     let reply = it.connection.send(&get(1), soon());
@@ -550,6 +565,7 @@ impl AsyncWrite for CountedWrites {
 
 #[tokio::test(start_paused = true)]
 async fn the_commands_of_one_round_leave_in_one_write() {
+    limit_this_test();
     let (stream, server) = duplex(1024);
     let writes = Arc::<AtomicUsize>::default();
     let mut it = start_over(CountedWrites(stream, Arc::clone(&writes)), server);
@@ -567,152 +583,5 @@ async fn the_commands_of_one_round_leave_in_one_write() {
         for reply in replies {
             reply.await.expect("a reply");
         }
-    }
-}
-
-// === any interleaving ===
-
-#[derive(Clone, Debug)]
-enum Step {
-    /// Sends a command; if `is_short`, its caller waits for a second only.
-    Send {
-        is_short: bool,
-    },
-    SendAsking,
-    SendAll(usize),
-    /// The caller at this index, of those that are left, goes.
-    Leave(usize),
-    /// The server replies to so many commands that it has received.
-    Reply(usize),
-    /// So many bytes of the replies arrive.
-    Arrive(usize),
-    /// A second passes.
-    Wait,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        any::<bool>().prop_map(|is_short| Step::Send { is_short }),
-        Just(Step::SendAsking),
-        (0..4_usize).prop_map(Step::SendAll),
-        any::<usize>().prop_map(Step::Leave),
-        (1..6_usize).prop_map(Step::Reply),
-        (1..40_usize).prop_map(Step::Arrive),
-        Just(Step::Wait),
-    ]
-}
-
-type Caller<'c> = Pin<Box<dyn Future<Output = RedisResult<Value>> + 'c>>;
-
-/// The server replies to `GET key` with the key.
-fn reply_to(command: &str) -> String {
-    match command.strip_prefix("GET ") {
-        Some(key) => format!("${}\r\n{key}\r\n", key.len()),
-        None => "+OK\r\n".to_owned(),
-    }
-}
-
-fn bulk(key: usize) -> Value {
-    Value::BulkString(key.to_string().into_bytes())
-}
-
-/// Takes the steps; then all replies arrive. Gives how many places are left at the end.
-async fn run(steps: Vec<Step>) -> Result<usize, TestCaseError> {
-    let mut it = start();
-    let connection = it.connection.clone();
-    let (mut key, mut replied) = (0, Vec::new());
-    let mut callers: Vec<(Caller<'_>, Value, bool)> = Vec::new();
-    for step in steps {
-        match step {
-            Step::Send { is_short } => {
-                key += 1;
-                let wait = if is_short {
-                    Duration::from_secs(1)
-                } else {
-                    LONG * 9
-                };
-                let reply = connection.send(&get(key), Instant::now() + wait);
-                callers.push((Box::pin(reply), bulk(key), is_short));
-            }
-            Step::SendAsking => {
-                key += 1;
-                let reply = connection.send_asking(&get(key), Instant::now() + LONG * 9);
-                callers.push((Box::pin(reply), bulk(key), false));
-            }
-            Step::SendAll(count) => {
-                let keys: Vec<_> = (key + 1..=key + count).collect();
-                key += count;
-                let expected = keys.iter().map(|key| bulk(*key)).collect();
-                let connection = connection.clone();
-                let caller = async move {
-                    let mut commands = redis::pipe();
-                    for key in keys {
-                        commands.add_command(get(key));
-                    }
-                    let replies = connection.send_all(&commands, Instant::now() + LONG * 9);
-                    replies.await.map(Value::Array)
-                };
-                callers.push((Box::pin(caller), Value::Array(expected), false));
-            }
-            Step::Leave(index) if !callers.is_empty() => {
-                drop(callers.swap_remove(index % callers.len()));
-            }
-            Step::Leave(_) => {}
-            Step::Reply(count) => {
-                for _ in 0..count {
-                    if let Some(Some(command)) = it.server.next_command().now_or_never() {
-                        replied.extend(reply_to(&command).into_bytes());
-                    }
-                }
-            }
-            Step::Arrive(count) => {
-                let piece: Vec<_> = replied.drain(..count.min(replied.len())).collect();
-                it.server.stream.write_all(&piece).await.expect("written");
-            }
-            Step::Wait => advance(Duration::from_secs(1)).await,
-        }
-        yield_now().await;
-        let mut waiting = Vec::new();
-        for (mut caller, expected, is_short) in callers {
-            match caller.as_mut().now_or_never() {
-                Some(result) => check(&result, &expected, is_short)?,
-                None => waiting.push((caller, expected, is_short)),
-            }
-        }
-        callers = waiting;
-    }
-    yield_now().await;
-    it.server.stream.write_all(&replied).await.expect("written");
-    while let Some(Some(command)) = it.server.next_command().now_or_never() {
-        it.server.reply(&reply_to(&command)).await;
-    }
-    for (caller, expected, is_short) in callers {
-        check(&caller.await, &expected, is_short)?;
-    }
-    yield_now().await;
-    Ok(remembered(&connection))
-}
-
-fn check(
-    result: &RedisResult<Value>,
-    expected: &Value,
-    is_short: bool,
-) -> Result<(), TestCaseError> {
-    match result {
-        Err(_) if is_short && is_late(result) => {}
-        result => prop_assert_eq!(result, &Ok::<_, RedisError>(expected.clone())),
-    }
-    Ok(())
-}
-
-proptest! {
-    #[test]
-    fn each_caller_gets_its_own_reply_whatever_the_others_do(
-        steps in prop::collection::vec(step(), 0..60),
-    ) {
-        let runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = { runtime }.enable_time().start_paused(true).build();
-        let left = runtime.expect("a runtime").block_on(run(steps))?;
-        prop_assert_eq!(left, 0, "no place stays");
     }
 }
