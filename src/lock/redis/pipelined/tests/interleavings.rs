@@ -10,8 +10,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::task::yield_now;
 use tokio::time::{Instant, advance};
 
-use super::{LONG, get, is_late, remembered, start};
-use crate::time_limit::limit_this_test;
+use super::{LONG, get, is_late, limit_this_test, remembered, start};
 
 #[derive(Clone, Debug)]
 enum Step {
