@@ -298,11 +298,9 @@ impl PendingClaim<'_> {
             AcquireReply::QueueFull(session) => {
                 return Err(AcquireError::QueueFull(self.leave(), session));
             }
-            AcquireReply::Superseded => {
-                return Err(AcquireError::Superseded(self.yield_to_first()));
-            }
-            AcquireReply::Dequeued => return Err(AcquireError::Dequeued(self.yield_to_first())),
-            AcquireReply::KeyReused => return Err(AcquireError::KeyReused(self.yield_to_first())),
+            AcquireReply::Superseded => return Err(self.refused(AcquireError::Superseded)),
+            AcquireReply::Dequeued => return Err(self.refused(AcquireError::Dequeued)),
+            AcquireReply::KeyReused => return Err(self.refused(AcquireError::KeyReused)),
             AcquireReply::Repeated(first) => {
                 let runs = first.state == RepeatedState::Runs;
                 if let Some(holder) = first.holder.as_ref().filter(|_| runs) {
@@ -505,6 +503,11 @@ impl PendingClaim<'_> {
     fn yield_to_first(&mut self) -> SessionKey {
         self.is_in_doubt = self.claim.is_in_doubt();
         self.claim.key.clone()
+    }
+
+    /// The error for a claim that the store refuses for another turn, or because its own is not to run.
+    fn refused(&mut self, error: fn(SessionKey) -> AcquireError) -> AcquireError {
+        error(self.yield_to_first())
     }
 
     /// When a turn that waits has to ask again, so that its record stays; `None`: it needs no record.

@@ -17,9 +17,9 @@ use tokio::time::Instant;
 
 use super::{
     AcquireReply, AcquireRequest, AnswerEntry, AnswerLookup, AnswerWrite, Claim, ClaimId,
-    DeadHolder, Dismissal, EntryPlace, Epoch, Fence, HeartbeatReply, InstanceLiveness, LockHolder,
-    LockInfo, Message, MessageHandler, OnceClaim, QueueState, ScanCursor, ScanPage, Store,
-    StoreFuture, Ticket, WatchedQueue, Withdrawal, millis,
+    DeadHolder, EntryPlace, Epoch, Fence, HeartbeatReply, InstanceLiveness, LockHolder, LockInfo,
+    Message, MessageHandler, QueueState, ScanCursor, ScanPage, Store, StoreFuture, Ticket,
+    WatchedQueue, Withdrawal, millis,
 };
 use crate::key::{Keyspace, SessionKey};
 use clock::{RedisClock, micros};
@@ -227,23 +227,13 @@ impl RedisStore {
             command
                 .arg(once.describe(claim.id))
                 .arg(millis(once.turn.keep))
-                .arg(turn_fate(once));
+                .arg(scripts::turn_fate(once));
         }
         let slot = self.routes.slot(claim.key.as_str());
         self.send(name, slot, command, move |value| match value {
             Value::Int(bits) => Some(parse(bits & 1 != 0, bits & 2 != 0)),
             _ => None,
         })
-    }
-}
-
-/// What the script that releases is told of a turn that is executed once.
-fn turn_fate(once: &OnceClaim) -> &'static str {
-    match (once.sent_flag().is_set(), once.dismissal()) {
-        (true, _) => "e",
-        (false, None) => "",
-        (false, Some(Dismissal::Superseded)) => "s",
-        (false, Some(Dismissal::Dequeued)) => "q",
     }
 }
 

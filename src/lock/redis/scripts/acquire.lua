@@ -140,6 +140,7 @@ local function acquire()
     if ticket < newest then
       -- The message about it got lost.
       leave(s, id)
+      redis.call('HDEL', s.waiters, id)
       return give_up('s')
     end
     -- This lets a turn that waits already come back while the memory of Redis is full.

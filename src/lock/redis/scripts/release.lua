@@ -47,7 +47,7 @@ local function leave_for_good()
 end
 
 local final = now > not_after and 2 or 0
-local has_queue = redis.call('EXISTS', s.queue) == 1
+local has_queue = redis.call('EXISTS', s.queue, s.waiters) > 0
 if has_queue then
   -- If the queue is another program's key, nobody leaves it and nobody gets the lock, which is freed all the same.
   ignoring_types(leave_for_good)
