@@ -20,8 +20,8 @@ use super::queue::{self, QueuePlace};
 use super::registry::ClaimRegistration;
 use super::store_lock::{Grant, StoreLock};
 use super::{
-    AcquireError, AcquireReply, AcquireRequest, BusySession, Claim, DeadHolder, LockHolder,
-    LockOptions, OnLost, QueueOptions, RepeatedState, StoreError, Ticket,
+    AcquireError, AcquireReply, AcquireRequest, BusySession, Claim, DeadHolder, Dismissal,
+    LockHolder, LockOptions, OnLost, QueueOptions, RepeatedState, StoreError, Ticket,
 };
 use crate::key::SessionKey;
 use crate::metrics::WaitingGauge;
@@ -185,7 +185,8 @@ impl LockClient {
         }
         let stops = options.on_lost == OnLost::Abort;
         let state = ClaimState::new(instance.heartbeat.deadline(), stops);
-        let state = Arc::new(state.with_local_lock(needs_local));
+        let state = state.with_local_lock(needs_local);
+        let state = Arc::new(state.observed(!options.enforce));
         let registration = instance.registry.register(claim.id, &claim.key, &state);
         (Arc::new(claim), state, registration)
     }
@@ -297,9 +298,9 @@ impl PendingClaim<'_> {
             AcquireReply::QueueFull(session) => {
                 return Err(AcquireError::QueueFull(self.leave(), session));
             }
-            AcquireReply::Superseded => return Err(AcquireError::Superseded(self.leave())),
-            AcquireReply::Dequeued => return Err(AcquireError::Dequeued(self.leave())),
-            AcquireReply::KeyReused => return Err(AcquireError::KeyReused(self.yield_to_first())),
+            AcquireReply::Superseded => return Err(self.refused(AcquireError::Superseded)),
+            AcquireReply::Dequeued => return Err(self.refused(AcquireError::Dequeued)),
+            AcquireReply::KeyReused => return Err(self.refused(AcquireError::KeyReused)),
             AcquireReply::Repeated(first) => {
                 let runs = first.state == RepeatedState::Runs;
                 if let Some(holder) = first.holder.as_ref().filter(|_| runs) {
@@ -504,6 +505,11 @@ impl PendingClaim<'_> {
         self.claim.key.clone()
     }
 
+    /// The error for a claim that the store refuses for another turn, or because its own is not to run.
+    fn refused(&mut self, error: fn(SessionKey) -> AcquireError) -> AcquireError {
+        error(self.yield_to_first())
+    }
+
     /// When a turn that waits has to ask again, so that its record stays; `None`: it needs no record.
     fn record_due(&self) -> Option<Instant> {
         let once = self.claim.once.as_ref()?;
@@ -513,6 +519,13 @@ impl PendingClaim<'_> {
     /// Gives what the store may have of the claim to the releaser.
     fn give_back(&self) {
         let claim = Arc::clone(&self.claim);
+        if let Some(once) = &claim.once {
+            if self.state.is_dequeued() {
+                once.dismiss(Dismissal::Dequeued);
+            } else if self.state.is_superseded() || self.state.is_interrupted() {
+                once.dismiss(Dismissal::Superseded);
+            }
+        }
         if self.is_in_doubt {
             claim.mark_in_doubt();
             self.client.releaser.withdraw(claim);

@@ -57,6 +57,10 @@ const NEEDS_LOCAL: u16 = 64;
 const NAME_TAKEN: u16 = 128;
 /// An operator has taken the claim out of the queue.
 const DEQUEUED: u16 = 256;
+/// The turn is only observed, so nothing stops it.
+const OBSERVED: u16 = 512;
+/// The turn stops because a client asked for that.
+const STOPPED: u16 = 1024;
 
 // === impl ClaimState ===
 
@@ -79,6 +83,13 @@ impl ClaimState {
     #[must_use]
     pub(super) fn with_local_lock(mut self, is_needed: bool) -> Self {
         *self.flags.get_mut() |= if is_needed { NEEDS_LOCAL } else { 0 };
+        self
+    }
+
+    /// Notes whether the turn is only observed.
+    #[must_use]
+    pub(super) fn observed(mut self, is_observed: bool) -> Self {
+        *self.flags.get_mut() |= if is_observed { OBSERVED } else { 0 };
         self
     }
 
@@ -197,6 +208,21 @@ impl ClaimState {
             .bring_forward(Instant::now() + INTERRUPT_GRACE);
         // Last: the waker wakes once, and the task must find all of this.
         self.waker.wake();
+    }
+
+    /// Makes the turn stop, unless it is over or only observed. Gives whether it stops because of this call, or of an
+    /// earlier one.
+    pub(super) fn stop(&self) -> bool {
+        let stopped = self
+            .flags
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |flags| {
+                let goes_on = flags & (OBSERVED | SETTLING | TAKEN) != 0;
+                (flags & STOPPED != 0 || !goes_on).then_some(flags | STOPPED)
+            });
+        if stopped.is_ok() {
+            self.interrupt();
+        }
+        stopped.is_ok()
     }
 
     /// Notes that the turn is over, so that it can no longer be interrupted.

@@ -7,9 +7,10 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
 use super::claim_state::ClaimState;
-use super::in_use::{QuestionSender, UseQuestion};
+use super::in_use::{Question, QuestionSender};
 use super::queue::WaitQueue;
 use super::registry::ClaimRegistry;
+use super::stop_request::StopRequests;
 use super::{ClaimIssuer, Message, MessageHandler, Operated, OperatorAction};
 
 /// Passes messages to the claims of an instance. Made before the instance's store, which needs it.
@@ -19,10 +20,12 @@ pub struct Dispatcher {
     pub(super) queue: WaitQueue,
     /// Notified after a reconnection: the store may have lost the heartbeat.
     pub(super) reconnected: Arc<Notify>,
-    /// Questions about claims that have no turn any more.
+    /// The clients' requests that wait until they know whether a turn stops.
+    pub(super) stops: StopRequests,
+    /// Questions that take a command to answer.
     pub(super) questions: QuestionSender,
     /// Where those questions arrive; `None` once the instance has started.
-    received: Arc<Mutex<Option<mpsc::Receiver<UseQuestion>>>>,
+    received: Arc<Mutex<Option<mpsc::Receiver<Question>>>>,
 }
 
 // === impl Dispatcher ===
@@ -34,15 +37,16 @@ impl Dispatcher {
         Self {
             registry: ClaimRegistry::new(issuer.epoch()),
             queue: WaitQueue::default(),
+            stops: StopRequests::default(),
             reconnected: Arc::default(),
             questions,
             received: Arc::new(Mutex::new(Some(received))),
         }
     }
 
-    /// The questions about claims without a turn, for the one task that answers them; `None` after the first
+    /// Those questions, for the one task that answers them; `None` after the first
     /// call.
-    pub(super) fn take_questions(&self) -> Option<mpsc::Receiver<UseQuestion>> {
+    pub(super) fn take_questions(&self) -> Option<mpsc::Receiver<Question>> {
         self.received.lock().take()
     }
 }
@@ -60,6 +64,17 @@ impl MessageHandler for Dispatcher {
                 if self.registry.is_own(id) {
                     log_operated(action, &operated);
                 }
+                return;
+            }
+            Message::Stop(id, sender) => {
+                if self.registry.is_own(id) {
+                    let stops = self.registry.find(id).is_some_and(|state| state.stop());
+                    self.questions.reply_to(sender, stops);
+                }
+                return;
+            }
+            Message::Stops(id) | Message::GoesOn(id) => {
+                self.stops.reply(id, matches!(message, Message::Stops(_)));
                 return;
             }
             Message::Granted(_) => ClaimState::request_retry,

@@ -21,7 +21,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::registry::ClaimRegistry;
-use super::{ClaimId, ClaimIssuer, LockHolder, Message, Store, StoreError, StoreFuture};
+use super::{
+    ClaimId, ClaimIssuer, LockHolder, Message, StopSender, Store, StoreError, StoreFuture,
+};
 use crate::key::SessionKey;
 
 /// Asks other instances whether their locks are in use.
@@ -44,9 +46,18 @@ pub(super) struct UseQuestion {
     key: SessionKey,
 }
 
+/// A question of another instance, or of this one.
+#[derive(Debug)]
+pub(super) enum Question {
+    /// Whether a claim of this process is in use.
+    IsUsed(UseQuestion),
+    /// Whether a turn stops, and that it does.
+    Stops(StopSender, bool),
+}
+
 /// Passes questions from the messages to the task that answers them. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct QuestionSender(mpsc::Sender<UseQuestion>);
+pub(super) struct QuestionSender(mpsc::Sender<Question>);
 
 /// How often a claim is asked about at most, however many turns find its session busy.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -121,7 +132,7 @@ impl UseInquiry {
 
 impl QuestionSender {
     /// A sender of questions, and the receiver for the task that answers them.
-    pub(super) fn channel() -> (Self, mpsc::Receiver<UseQuestion>) {
+    pub(super) fn channel() -> (Self, mpsc::Receiver<Question>) {
         let (sender, receiver) = mpsc::channel(MAX_QUESTIONS);
         (Self(sender), receiver)
     }
@@ -129,22 +140,42 @@ impl QuestionSender {
     /// Adds a question about a claim that this process has abandoned.
     pub(super) fn add(&self, id: ClaimId, key: SessionKey) {
         // It is dropped while too many wait, or while the process stops.
-        let _ = self.0.try_send(UseQuestion { id, key });
+        let _ = self.0.try_send(Question::IsUsed(UseQuestion { id, key }));
+    }
+
+    /// Replies to a request to stop a turn of this process.
+    pub(super) fn reply_to(&self, sender: StopSender, stops: bool) {
+        // As with the other questions: the sender asks again.
+        let _ = self.0.try_send(Question::Stops(sender, stops));
     }
 }
 
 // === the task ===
 
-/// Withdraws the claims of this process that are asked about and have no turn. If another turn runs in the session
+/// Answers questions, and withdraws the claims of this process that are asked about and have no turn. If another turn runs in the session
 /// of such a claim, that turn is stopped first, and the claim is withdrawn after a later question. Ends with the
 /// last sender.
-pub(super) async fn withdraw_unused(
+pub(super) async fn answer_questions(
     store: Arc<dyn Store>,
     issuer: Arc<ClaimIssuer>,
     registry: ClaimRegistry,
-    mut questions: mpsc::Receiver<UseQuestion>,
+    mut questions: mpsc::Receiver<Question>,
 ) {
     while let Some(question) = questions.recv().await {
+        let question = match question {
+            Question::IsUsed(question) => question,
+            Question::Stops(StopSender { id, instance }, stops) => {
+                let reply = if stops {
+                    Message::Stops
+                } else {
+                    Message::GoesOn
+                };
+                if let Err(error) = store.send_message(&instance, reply(id)).await {
+                    tracing::debug!(%error, "whether a turn stops isn't told to who asked");
+                }
+                continue;
+            }
+        };
         if !registry.is_abandoned(question.id) {
             continue;
         }

@@ -8,9 +8,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::dispatcher::Dispatcher;
 use super::heartbeat::{Heartbeat, LOSS_PAUSE};
-use super::in_use::{UseInquiry, withdraw_unused};
+use super::in_use::{UseInquiry, answer_questions};
 use super::queue::{self, QueueWatcher, WaitQueue};
 use super::registry::ClaimRegistry;
+use super::stop_request::StopRequests;
 use super::{ClaimIssuer, Store, StoreError, StoreHealth};
 use crate::metrics::Metrics;
 
@@ -20,6 +21,7 @@ pub struct Instance {
     pub(super) issuer: Arc<ClaimIssuer>,
     pub(super) registry: ClaimRegistry,
     pub(super) queue: WaitQueue,
+    pub(super) stops: StopRequests,
     pub(super) heartbeat: Arc<Heartbeat>,
     pub(super) inquiry: Arc<UseInquiry>,
     pub(super) metrics: Metrics,
@@ -66,7 +68,7 @@ impl Instance {
         ));
         let answers = dispatcher.take_questions().map(|questions| {
             let (issuer, registry) = (Arc::clone(&issuer), dispatcher.registry.clone());
-            let answering = withdraw_unused(Arc::clone(&store), issuer, registry, questions);
+            let answering = answer_questions(Arc::clone(&store), issuer, registry, questions);
             AbortOnDropHandle::new(tokio::spawn(answering))
         });
         let watching = queue::watch_queues(QueueWatcher::new(
@@ -82,6 +84,7 @@ impl Instance {
             issuer,
             registry: dispatcher.registry,
             queue: dispatcher.queue,
+            stops: dispatcher.stops,
             heartbeat,
             inquiry,
             metrics,

@@ -179,7 +179,8 @@ impl Locks {
         Ok(LockGuard::new(key, turn, waited, lock, substitute))
     }
 
-    /// Stops the turn that runs in a session, on whichever replica. Returns whether there was one. `by` says who asks,
+    /// Stops the turn that runs in a session, on whichever replica. Returns whether its lock is released because of
+    /// that. `by` says who asks,
     /// for the audit log.
     ///
     /// # Errors
@@ -188,7 +189,10 @@ impl Locks {
         let store = Arc::clone(&self.client.store);
         let operator = Operator::new(move || store, || Keyspace::new([]));
         let operator = operator.with_prefix(self.client.instance.issuer.prefix());
-        operator.stop_turn(key, by).await
+        let instance = &self.client.instance;
+        let id = instance.issuer.reserve_id();
+        let asked = instance.stops.begin(id, instance.name());
+        operator.stop_turn(key, by, &asked).await
     }
 
     /// Waits until all dropped claims are out of the store, for `limit` at most. Gives `false` if some

@@ -1,7 +1,7 @@
 //! Messages from one instance to another about a claim.
 //!
 //! Invariant: a message is a hint. It may get lost, so whoever receives one asks the store; only
-//! `interrupt` and `taken` end a turn, `superseded` and `dequeued` end its waiting, and `operated` is for the log. An
+//! `interrupt`, `stop` and `taken` end a turn, `superseded` and `dequeued` end its waiting, and `operated` is for the log. An
 //! instance ignores a message that it can't parse, because a newer version may have sent it.
 
 use std::fmt;
@@ -22,12 +22,27 @@ pub enum Message {
     Dequeued(ClaimId),
     /// The turn has to stop: a newer turn replaces it, or an operator stops it.
     Interrupt(ClaimId),
+    /// The turn has to stop, and its instance tells the sender whether it does.
+    Stop(ClaimId, StopSender),
+    /// The reply to [`Message::Stop`], about the sender's own claim: the turn stops.
+    Stops(ClaimId),
+    /// The reply to [`Message::Stop`]: the turn is over, or can't be stopped.
+    GoesOn(ClaimId),
     /// An operator has taken the lock away.
     Taken(ClaimId),
     /// The claim holds this session's lock, and the sender asks whether a turn still runs under it.
     InUse(ClaimId, SessionKey),
     /// An operator has released this session's lock, or interrupts its turn: for the log of the holder's instance.
     Operated(ClaimId, OperatorAction, Operated),
+}
+
+/// Who asks for a turn to stop, and wants to know whether it does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StopSender {
+    /// The id that the replies are about. No turn has it.
+    pub id: ClaimId,
+    /// The name of the instance that gets the replies.
+    pub instance: Box<str>,
 }
 
 /// What an operator does to a turn.
@@ -72,6 +87,9 @@ impl Message {
             | Self::Dequeued(id)
             | Self::Interrupt(id)
             | Self::Taken(id)
+            | Self::Stop(id, _)
+            | Self::Stops(id)
+            | Self::GoesOn(id)
             | Self::InUse(id, _)
             | Self::Operated(id, ..) => *id,
         }
@@ -87,6 +105,9 @@ impl fmt::Display for Message {
             Self::Dequeued(id) => write!(f, "dequeued {id}"),
             Self::Interrupt(id) => write!(f, "interrupt {id}"),
             Self::Taken(id) => write!(f, "taken {id}"),
+            Self::Stop(id, sender) => write!(f, "stop {id} {} {}", sender.id, sender.instance),
+            Self::Stops(id) => write!(f, "stops {id}"),
+            Self::GoesOn(id) => write!(f, "goes_on {id}"),
             Self::InUse(id, key) => write!(f, "in_use {id} {}", key.as_str()),
             Self::Operated(id, action, Operated { by, request, key }) => {
                 let (action, key) = (action.word(), key.as_str());
@@ -108,6 +129,15 @@ impl FromStr for Message {
         if kind == "in_use" {
             let (id, key) = rest.split_once(' ').ok_or(ForeignText)?;
             return Ok(Self::InUse(id.parse()?, SessionKey::literal(key)));
+        }
+        if kind == "stop" {
+            let (id, sender) = rest.split_once(' ').ok_or(ForeignText)?;
+            let (sender, instance) = sender.split_once(' ').ok_or(ForeignText)?;
+            let sender = StopSender {
+                id: sender.parse()?,
+                instance: instance.into(),
+            };
+            return Ok(Self::Stop(id.parse()?, sender));
         }
         if kind == "operated" {
             let mut parts = rest.splitn(5, ' ');
@@ -132,6 +162,8 @@ impl FromStr for Message {
             "dequeued" => Ok(Self::Dequeued(id)),
             "interrupt" => Ok(Self::Interrupt(id)),
             "taken" => Ok(Self::Taken(id)),
+            "stops" => Ok(Self::Stops(id)),
+            "goes_on" => Ok(Self::GoesOn(id)),
             _ => Err(ForeignText),
         }
     }
@@ -177,12 +209,19 @@ mod tests {
             request: "r-1".into(),
             key: key.clone(),
         };
+        let sender = StopSender {
+            id,
+            instance: "pod 1".into(),
+        };
         let texts = [
             ("granted ID", Message::Granted(id)),
             ("superseded ID", Message::Superseded(id)),
             ("dequeued ID", Message::Dequeued(id)),
             ("interrupt ID", Message::Interrupt(id)),
             ("taken ID", Message::Taken(id)),
+            ("stop ID ID pod 1", Message::Stop(id, sender)),
+            ("stops ID", Message::Stops(id)),
+            ("goes_on ID", Message::GoesOn(id)),
             ("in_use ID lock:session:u1:a b", Message::InUse(id, key)),
             (
                 "operated ID release root@host r-1 lock:session:u1:a b",
@@ -204,6 +243,8 @@ mod tests {
             "1 granted 1",
             "1 granted 1-1 k",
             "1 in_use 1-1",
+            "1 stop 1-1",
+            "1 stop 1-1 1-1",
             "1 operated 1-1 steal a r k",
             "1 operated 1-1 release a r",
             "1 operated 1-1 release a r ",

@@ -5,10 +5,11 @@
 //! repeat, and gets no lock.
 //!
 //! Invariant: while a record is there, no other turn with its id is granted the lock, unless the first turn is out of the
-//! queue and was never granted it. A turn whose backend was sent no byte leaves no record.
+//! queue and was never granted it. A turn whose backend was sent no byte leaves no record. Only one that was replaced or
+//! taken out of the queue leaves one for a while, so that a repeat which waits for it doesn't run in its place.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::ClaimId;
@@ -32,6 +33,17 @@ pub struct OnceClaim {
     pub turn: Arc<OnceTurn>,
     /// Whether the backend may have run the turn.
     is_sent: SentFlag,
+    /// Why somebody else ended the turn; not set for a turn that nobody did.
+    dismissal: OnceLock<Dismissal>,
+}
+
+/// Why a turn is not to run, although its client wanted it to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dismissal {
+    /// A newer turn has replaced it, or somebody stopped it.
+    Superseded,
+    /// An operator has taken it out of the queue.
+    Dequeued,
 }
 
 /// Whether a turn's backend may have been sent a byte, and so may have run the turn. Shared by the claim and by
@@ -66,7 +78,19 @@ impl OnceClaim {
         Self {
             turn,
             is_sent: SentFlag::default(),
+            dismissal: OnceLock::new(),
         }
+    }
+
+    /// Notes that the turn is not to run. Means nothing once its backend was sent a byte.
+    pub fn dismiss(&self, why: Dismissal) {
+        // The first reason stays.
+        let _ = self.dismissal.set(why);
+    }
+
+    /// Why the turn is not to run; `None`: nobody ended it.
+    pub fn dismissal(&self) -> Option<Dismissal> {
+        self.dismissal.get().copied()
     }
 
     /// What tells whether the turn's backend may have run the turn.

@@ -13,6 +13,7 @@ use thiserror::Error;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::stop_request::StopRequest;
 use super::{
     Fence, HolderDetails, HolderTurn, LockHolder, LockInfo, Message, Operated, OperatorAction,
     ScanCursor, Store, StoreError,
@@ -301,15 +302,18 @@ impl Operator {
         let Some(holder) = holder else {
             return Err(OperatorError::NotLocked(key));
         };
-        self.interrupt_holder(key, holder, request.by, record).await
+        self.interrupt_holder(key, holder, request.by, None, record)
+            .await
     }
 
-    /// Interrupts the turn of a holder, as [`Self::interrupt`] does.
+    /// Interrupts the turn of a holder, as [`Self::interrupt`] does. With `stop`, the turn counts as released only if its
+    /// instance says that it stops.
     async fn interrupt_holder(
         &self,
         key: SessionKey,
         holder: LockHolder,
         by: &str,
+        stop: Option<&StopRequest>,
         record: &mut AuditRecord<'_>,
     ) -> Result<InterruptResult, OperatorError> {
         let Some(details) = holder.details() else {
@@ -331,14 +335,30 @@ impl Operator {
             };
             expires = Some(asked + liveness.ttl);
         }
-        let message = Message::Interrupt(turn.id);
+        let message = stop.map(|stop| stop.message(turn.id));
+        let message = message.unwrap_or(Message::Interrupt(turn.id));
         let mut is_received = self.store.send_message(&turn.instance, message).await?;
         // From now on the record says so, even if the caller leaves.
         record.result = audit::INTERRUPT_SENT;
-        self.tell_holder(&details, OperatorAction::Interrupt, by, &key)
-            .await;
-        let released = self.wait_for_release(&key, &holder, turn, &mut is_received);
-        let released = timeout(INTERRUPT_TIMEOUT, released).await.is_ok();
+        if stop.is_none() {
+            self.tell_holder(&details, OperatorAction::Interrupt, by, &key)
+                .await;
+        }
+        let released = self.wait_for_release(&key, &holder, turn, stop, &mut is_received);
+        let released = match timeout(INTERRUPT_TIMEOUT, released).await {
+            Ok(true) => {
+                if stop.is_some() {
+                    self.tell_holder(&details, OperatorAction::Interrupt, by, &key)
+                        .await;
+                }
+                true
+            }
+            Ok(false) => {
+                let reason = "it is over, or is only observed";
+                return Err(OperatorError::NotInterruptible(key, reason));
+            }
+            Err(_) => false,
+        };
         if let Some(expires) = expires.filter(|_| !released && !is_received)
             && let Ok(left) = self.store.liveness(&turn.instance).await
         {
@@ -353,28 +373,35 @@ impl Operator {
         Ok(InterruptResult { key, released })
     }
 
-    /// Waits until the holder no longer has the lock, and repeats the interruption. Never ends otherwise.
-    /// Sets `is_received` once the holder's instance was there to receive it.
+    /// Waits until the holder no longer has the lock, and repeats the interruption. Never ends otherwise; with `stop`
+    /// it waits for the reply, too, and gives `false` if the turn doesn't stop. Sets `is_received` once the holder's instance was there to receive it.
     async fn wait_for_release(
         &self,
         key: &SessionKey,
         holder: &LockHolder,
         turn: &HolderTurn,
+        stop: Option<&StopRequest>,
         is_received: &mut bool,
-    ) {
+    ) -> bool {
         let mut resend_at = Instant::now() + RESEND_INTERVAL;
         loop {
             let infos = self.store.inspect(std::slice::from_ref(key), false).await;
             let is_held = |info: &LockInfo| info.holder.as_ref() == Some(holder);
-            if infos.is_ok_and(|infos| !infos.iter().any(is_held)) {
-                return;
+            let is_free = infos.is_ok_and(|infos| !infos.iter().any(is_held));
+            match stop.map_or(Some(true), StopRequest::reply) {
+                Some(true) if is_free => return true,
+                Some(false) => return false,
+                _ => {}
             }
             sleep(CHECK_INTERVAL).await;
             if Instant::now() >= resend_at {
-                let message = Message::Interrupt(turn.id);
-                // After an error the next repetition follows.
-                let sent = self.store.send_message(&turn.instance, message).await;
-                *is_received |= sent.unwrap_or(true);
+                let repeated = stop.map(|stop| stop.message(turn.id));
+                // An instance of an older version doesn't understand the other message.
+                for message in repeated.into_iter().chain([Message::Interrupt(turn.id)]) {
+                    // After an error the next repetition follows.
+                    let sent = self.store.send_message(&turn.instance, message).await;
+                    *is_received |= sent.unwrap_or(true);
+                }
                 resend_at = Instant::now() + RESEND_INTERVAL;
             }
         }

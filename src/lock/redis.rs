@@ -228,7 +228,7 @@ impl RedisStore {
             command
                 .arg(once.describe(claim.id))
                 .arg(millis(once.turn.keep))
-                .arg(u8::from(once.sent_flag().is_set()));
+                .arg(scripts::turn_fate(once));
         }
         let slot = self.routes.slot(claim.key.as_str());
         self.send(name, slot, command, move |value| match value {

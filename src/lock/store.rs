@@ -72,9 +72,11 @@ pub enum AcquireReply {
     Waiting(Ticket, LockHolder),
     /// The lock is busy, and the queue is full.
     QueueFull(BusySession),
-    /// A newer turn has replaced the claim in the queue.
+    /// A newer turn has replaced the claim in the queue, or the turn that the claim repeats. In that case the claim keeps
+    /// a place or an offer that it had.
     Superseded,
-    /// An operator has taken the claim out of the queue.
+    /// An operator has taken the claim out of the queue, or the turn that the claim repeats: as with
+    /// [`AcquireReply::Superseded`].
     Dequeued,
     /// The session has seen another turn with the claim's once id. The claim keeps a place or an offer that it had.
     Repeated(RepeatedTurn),
@@ -328,7 +330,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn extend(&self, claims: &[Arc<Claim>]) -> StoreFuture<Vec<Option<bool>>>;
 
     /// Frees the lock and offers it to the first waiter; `false` if the claim did not hold it. A turn that is executed
-    /// once is remembered if its backend may have run it, and otherwise forgotten.
+    /// once is remembered if its backend may have run it, and otherwise forgotten. One that was not sent because it was
+    /// replaced or taken out of the queue is remembered as such for [`QUEUE_TTL`].
     fn release(&self, claim: &Claim) -> StoreFuture<bool>;
 
     /// Removes a claim from the queue, and frees its lock if the claim got it. The reply says whether an

@@ -17,7 +17,8 @@ use super::extender::Extension;
 use super::lock_client::LockClient;
 use super::registry::ClaimRegistration;
 use super::{
-    Claim, ClaimId, Fence, LockLoss, LockOptions, OnceClaim, SentFlag, StoreError, StoreFuture,
+    Claim, ClaimId, Dismissal, Fence, LockLoss, LockOptions, OnceClaim, SentFlag, StoreError,
+    StoreFuture,
 };
 use crate::metrics::HeldGauge;
 
@@ -175,9 +176,22 @@ impl StoreLock {
         stops.then_some(loss)
     }
 
+    /// Lets the turn's repeats know that the turn was interrupted, if it ends before its backend was sent a byte.
+    fn note_interruption(&self) {
+        if let Some(once) = self
+            .claim
+            .once
+            .as_ref()
+            .filter(|_| self.state.is_interrupted())
+        {
+            once.dismiss(Dismissal::Superseded);
+        }
+    }
+
     /// Releases the lock after its time to settle. The command is sent when the future is first polled
     /// after that.
     pub(super) fn release(mut self) -> StoreRelease {
+        self.note_interruption();
         // The response is over: there is nothing left to interrupt, and the client may see its end.
         self.state.start_settling();
         let settle = self.settle.complete;
@@ -198,6 +212,7 @@ impl Drop for StoreLock {
         let Some(upkeep) = self.upkeep.take() else {
             return;
         };
+        self.note_interruption();
         let claim = Arc::clone(&self.claim);
         // A lost lock protects nothing that could settle. The lock of an interrupted turn does.
         let loss = self.state.loss(Instant::now());

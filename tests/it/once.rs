@@ -256,6 +256,44 @@ async fn a_turn_whose_client_left_the_queue_may_be_repeated() {
 }
 
 #[tokio::test]
+async fn a_repeat_that_waits_for_a_turn_does_not_run_in_its_place() {
+    let newest = CHAT
+        .replace("\"chat\"", "\"newest\"")
+        .replace("/chat", "/newest");
+    let newest = format!("{newest}\nblocking = true\ninterrupt = true\n");
+    let joining = "blocking = true\nreplay = true\non_repeat = \"attach\"\n";
+    let config = format!("{newest}{}", routes(joining));
+    let bench = Setup::new(&config).replicas(2).on_redis().await;
+    let mut holder = hold(bench.replica(0), "s1").await;
+    let old = keyed("s1", "k", "plain:old");
+    let mut first = begin(bench.replica(0), &old).await;
+    wait_for_queue_length(&bench.redis, "s1", 1).await;
+    let mut repeats = Vec::new();
+    for replica in [0, 1] {
+        repeats.push(begin(bench.replica(replica), &old).await);
+    }
+    let body = serde_json::json!({ "session_id": "s1", "user_id": "u1" });
+    let newest = Request::post("/newest")
+        .header("x-test-script", "plain:new")
+        .json(&body.to_string());
+    let newest = call(bench.replica(1), &newest).await;
+    assert_eq!(newest.status, 200, "the newest is served: {newest:?}");
+    // The first turn's client is told, and so is every other one that waits for its answer.
+    for client in [&mut first].into_iter().chain(&mut repeats) {
+        assert_error_response("an old one", &client.answer().await, 409, "superseded");
+    }
+    let late = call(bench.replica(1), &old).await;
+    assert_error_response("a late repeat", &late, 409, "superseded");
+    let answer = holder.try_answer().await;
+    assert!(
+        answer.is_ok_and(|answer| !answer.whole),
+        "it is interrupted"
+    );
+    let seen = bench.backend.turns("s1");
+    assert_eq!(seen.len(), 2, "no old turn runs after the newest: {seen:?}");
+}
+
+#[tokio::test]
 async fn a_turn_whose_client_left_its_answer_is_not_repeated() {
     let bench = Setup::new(&routes("")).replicas(2).on_redis().await;
     let request = keyed("s1", "k", "gate");

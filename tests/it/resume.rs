@@ -619,6 +619,29 @@ async fn a_stop_ends_the_turn_for_everybody() {
     }
 }
 
+#[tokio::test]
+async fn a_stop_says_so_only_of_a_turn_that_it_stopped() {
+    let observed = RESUME.replace("replay = true", "replay = true\nenforce = false");
+    let bench = Bench::start(&format!("{observed}{CHAT}")).await;
+    let mut first = begin_turn(bench.app.addr(), "s1", "gate").await;
+    first.read_until(&event(0)).await;
+    let stopped = bench.call(&stop("s1")).await;
+    assert_eq!(stopped.text(), "{\"stopped\":false}", "it is only observed");
+    bench.backend.open_gate("s1");
+    assert_whole("the observed turn", &first.answer().await, &event(0));
+
+    let settling = RESUME.replace("replay = true", "replay = true\nsettle = \"1s\"");
+    let bench = Bench::start(&format!("{settling}{CHAT}")).await;
+    let mut first = begin_turn(bench.app.addr(), "s1", "gate").await;
+    first.read_until(&event(0)).await;
+    bench.backend.open_gate("s1");
+    bench.backend.ended("s1", 1).await;
+    // Its lock stays for a second.
+    let stopped = bench.call(&stop("s1")).await;
+    assert_eq!(stopped.text(), "{\"stopped\":false}", "it is complete");
+    assert_whole("the complete turn", &first.answer().await, &event(0));
+}
+
 // === beside all that ===
 
 #[tokio::test]

@@ -240,6 +240,44 @@ async fn a_client_stops_a_turn_with(prefix: &str) {
     assert_whole("the next turn", &answer, "next");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_says_so_only_of_a_turn_of_another_replica_that_it_stopped() {
+    let bench = Replicas::on_redis().await;
+    let options =
+        |option: &str| RESUME.replace("replay = true", &format!("replay = true\n{option}"));
+    let sleeper = bench.process(QUICK, &options("enforce = false"));
+    let other = bench.replica(QUICK, &options("settle = \"1s\""));
+    let asked = bench.replica(QUICK, RESUME);
+    let stopped = async |session: &str| {
+        let stop = Request::new("DELETE", &format!("/chat/{session}/stream"));
+        call(asked.addr(), &stop).await.text()
+    };
+    let mut observed = begin_turn(sleeper.addr(), "s1", "gate").await;
+    observed.read_until(&event(0)).await;
+    let is_seen = async || bench.redis.keys().await.contains(&key("s1"));
+    wait_for_async(is_seen, "the lock of the observed turn").await;
+    assert_eq!(stopped("s1").await, r#"{"stopped":false}"#, "it goes on");
+    bench.backend.open_gate("s1");
+    assert!(observed.answer().await.whole, "it isn't disturbed");
+
+    let mut complete = begin_turn(other.addr(), "s2", "gate").await;
+    complete.read_until(&event(0)).await;
+    bench.backend.open_gate("s2");
+    bench.backend.ended("s2", 1).await;
+    // Its lock stays for a second.
+    assert_eq!(stopped("s2").await, r#"{"stopped":false}"#, "it is over");
+    assert!(complete.answer().await.whole);
+
+    // A replica that doesn't react.
+    let sleeper = bench.process(QUICK, RESUME);
+    let mut held = begin_turn(sleeper.addr(), "s3", "gate").await;
+    held.read_until(&event(0)).await;
+    sleeper.signal("STOP");
+    let answer = stopped("s3").await;
+    sleeper.signal("CONT");
+    assert_eq!(answer, r#"{"stopped":false}"#, "it is not known to stop");
+}
+
 #[tokio::test]
 async fn without_redis_nothing_is_stopped_and_the_own_replica_still_has_the_answer() {
     let bench = two("").await;

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use tokio::time::Instant;
 
 use crate::key::SessionKey;
-use crate::lock::{Claim, ClaimId, OnceClaim, Token};
+use crate::lock::{Claim, ClaimId, Dismissal, OnceClaim, QUEUE_TTL, Token};
 
 /// All records of a store.
 #[derive(Debug, Default)]
@@ -41,6 +41,8 @@ pub(super) enum RecordedState {
     Granted,
     /// It has ended, and its backend may have run it.
     Ended,
+    /// It is not to run, and its backend was sent nothing.
+    Dismissed(Dismissal),
 }
 
 // === impl OnceRecords ===
@@ -54,6 +56,7 @@ impl OnceRecords {
         let keep = match state {
             RecordedState::Waits | RecordedState::Granted => once.record_ttl(claim.lease),
             RecordedState::Ended => once.turn.keep,
+            RecordedState::Dismissed(_) => QUEUE_TTL,
         };
         let (key, expires) = (record_key(claim, once), now + keep);
         self.remove(&key);
@@ -89,14 +92,15 @@ impl OnceRecords {
         }
     }
 
-    /// Notes that a claim is given up: its turn has ended, or is forgotten if its backend has not run it.
-    pub(super) fn settle(&mut self, claim: &Claim) {
+    /// Notes that a claim is given up: its turn has ended, or is forgotten if its backend has not run it. `dismissal`
+    /// says why the turn is out of the queue, if the store knows.
+    pub(super) fn settle(&mut self, claim: &Claim, dismissal: Option<Dismissal>) {
         let Some(once) = &claim.once else {
             return;
         };
         let record = self.records.get(&record_key(claim, once));
-        let is_ended = record.is_some_and(|record| record.state == RecordedState::Ended);
-        if is_ended {
+        let state = record.map(|record| record.state);
+        if state == Some(RecordedState::Ended) {
             return;
         }
         let (is_own, names_claim) = record.map_or((true, false), |record| {
@@ -104,7 +108,11 @@ impl OnceRecords {
         });
         match once.sent_flag().is_set() {
             true if is_own => self.note(claim, RecordedState::Ended, Instant::now()),
-            false if names_claim => self.forget(claim),
+            false if names_claim => match once.dismissal().or(dismissal) {
+                _ if matches!(state, Some(RecordedState::Dismissed(_))) => {}
+                Some(why) => self.note(claim, RecordedState::Dismissed(why), Instant::now()),
+                None => self.forget(claim),
+            },
             _ => {}
         }
     }

@@ -9,11 +9,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-use super::once::{OnceRecords, RecordedState};
+use super::once::{OnceRecord, OnceRecords, RecordedState};
 use crate::lock::{
-    AcquireReply, AcquireRequest, BusySession, Claim, ClaimId, DeadHolder, Fence, LockHolder,
-    Message, MessageHandler, OFFER_TTL, QueueOptions, QueueState, RepeatedState, RepeatedTurn,
-    Ticket, Token, WAITER_TIMEOUT, WatchedQueue,
+    AcquireReply, AcquireRequest, BusySession, Claim, ClaimId, DeadHolder, Dismissal, Fence,
+    LockHolder, Message, MessageHandler, OFFER_TTL, OnceClaim, QueueOptions, QueueState,
+    RepeatedState, RepeatedTurn, Ticket, Token, WAITER_TIMEOUT, WatchedQueue,
 };
 
 /// Who receives the messages for each instance.
@@ -30,6 +30,8 @@ pub(super) struct SessionState {
     newest_interrupt: Option<Ticket>,
     /// The claims that an operator has taken out of the queue.
     pub(super) dequeued: HashSet<ClaimId>,
+    /// The claims that a newer turn has replaced in the queue, and that haven't been given up yet.
+    superseded: HashSet<ClaimId>,
 }
 
 /// The lock of a session, held or offered.
@@ -98,10 +100,14 @@ impl SessionState {
             RecordedState::Waits if holds || self.is_waiting(record.claim, command.now) => {
                 RepeatedState::Waits
             }
-            RecordedState::Waits => return None,
+            RecordedState::Waits => {
+                let why = self.dismissal(record.claim)?;
+                return Some(dismissed(why, record, own));
+            }
             RecordedState::Granted if holds && !is_dead => RepeatedState::Runs,
             RecordedState::Granted => RepeatedState::InDoubt,
             RecordedState::Ended => RepeatedState::Ended,
+            RecordedState::Dismissed(why) => return Some(dismissed(why, record, own)),
         };
         if record.fingerprint != own.turn.key.fingerprint {
             return Some(AcquireReply::KeyReused);
@@ -127,7 +133,8 @@ impl SessionState {
         let mut holder = self.holder(command.now);
         if options.is_some() && self.dequeued.contains(&claim.id) {
             // The message about it got lost.
-            command.records.forget(claim);
+            let state = RecordedState::Dismissed(Dismissal::Dequeued);
+            command.records.note(claim, state, command.now);
             return AcquireReply::Dequeued;
         }
         if let Some(ticket) = options.and_then(|options| options.ticket)
@@ -136,7 +143,8 @@ impl SessionState {
             if Some(ticket) < self.newest_interrupt {
                 // The message about it got lost.
                 self.leave(claim.id);
-                command.records.forget(claim);
+                let state = RecordedState::Dismissed(Dismissal::Superseded);
+                command.records.note(claim, state, command.now);
                 return AcquireReply::Superseded;
             }
             // First, so that a free lock isn't offered to a later waiter.
@@ -210,6 +218,7 @@ impl SessionState {
             self.newest_interrupt = Some(ticket);
             let newer = self.queue.split_off(&ticket);
             for (_, older) in std::mem::replace(&mut self.queue, newer) {
+                self.superseded.insert(older.id);
                 command.send(&older.instance, Message::Superseded(older.id));
             }
         }
@@ -235,7 +244,8 @@ impl SessionState {
 
     /// Removes the claim from the queue, and frees the lock if the claim holds it.
     pub(super) fn release(&mut self, claim: &Claim, command: &mut MemoryCommand<'_>) -> bool {
-        command.records.settle(claim);
+        command.records.settle(claim, self.dismissal(claim.id));
+        self.superseded.remove(&claim.id);
         self.leave(claim.id);
         let is_held = self.holder(command.now).as_ref() == Some(&claim.token);
         if is_held {
@@ -243,6 +253,15 @@ impl SessionState {
             self.offer(None, command);
         }
         is_held
+    }
+
+    /// Why a claim that isn't in the queue any more is not to run; `None`: it has just left.
+    fn dismissal(&self, id: ClaimId) -> Option<Dismissal> {
+        if self.dequeued.contains(&id) {
+            return Some(Dismissal::Dequeued);
+        }
+        let is_superseded = self.superseded.contains(&id);
+        is_superseded.then_some(Dismissal::Superseded)
     }
 
     /// Marks the instance's waiters as alive, and offers the lock if it is free.
@@ -377,13 +396,24 @@ impl SessionState {
         watched.is_some_and(|watched| now < *watched + WAITER_TIMEOUT)
     }
 
-    /// Whether the session has neither holder nor waiters. `newest_interrupt` and `dequeued` stay until then, for
+    /// Whether the session has neither holder nor waiters. `newest_interrupt`, `dequeued` and `superseded` stay until then, for
     /// waiters that were replaced or taken out and don't know it yet.
     pub(super) fn is_over(&mut self, now: Instant) -> bool {
         if self.queue.is_empty() {
             self.watched.clear();
         }
         self.queue.is_empty() && self.holder(now).is_none()
+    }
+}
+
+/// The reply to a claim that repeats a turn which is not to run.
+fn dismissed(why: Dismissal, record: &OnceRecord, own: &OnceClaim) -> AcquireReply {
+    if record.fingerprint != own.turn.key.fingerprint {
+        return AcquireReply::KeyReused;
+    }
+    match why {
+        Dismissal::Superseded => AcquireReply::Superseded,
+        Dismissal::Dequeued => AcquireReply::Dequeued,
     }
 }
 

@@ -9,14 +9,22 @@ use super::audit::{self, AuditRecord};
 use super::{LockTarget, Operator, OperatorError, OperatorRequest};
 use crate::key::SessionKey;
 use crate::lock::StoreError;
+use crate::lock::stop_request::StopRequest;
 
 impl Operator {
     /// Stops the turn that runs in a session, and waits until it has released its lock, as an interruption does.
-    /// Returns whether there was one. `by` says who asks.
+    /// Returns whether it did because of that. A turn that is only observed, or that is over and only settles, goes on, and
+    /// that of an instance that doesn't react is not known to have stopped. `by` says who asks, and `asked` is told by the
+    /// turn's instance whether the turn stops.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn stop_turn(&self, key: &SessionKey, by: &str) -> Result<bool, StoreError> {
+    pub(in crate::lock) async fn stop_turn(
+        &self,
+        key: &SessionKey,
+        by: &str,
+        asked: &StopRequest,
+    ) -> Result<bool, StoreError> {
         let target = LockTarget::Key(key.as_str().into());
         let request = OperatorRequest {
             target: &target,
@@ -29,7 +37,7 @@ impl Operator {
         let stopped = match holder {
             Ok(Some(holder)) => {
                 record.holder = Some(holder.clone());
-                self.interrupt_holder(key.clone(), holder, by, &mut record)
+                self.interrupt_holder(key.clone(), holder, by, Some(asked), &mut record)
                     .await
             }
             Ok(None) => Err(OperatorError::NotLocked(key.clone())),
@@ -41,7 +49,7 @@ impl Operator {
             Err(error) => error.code(),
         };
         match stopped {
-            Ok(_) => Ok(true),
+            Ok(result) => Ok(result.released),
             Err(OperatorError::Store(error)) => Err(error),
             Err(_) => Ok(false),
         }

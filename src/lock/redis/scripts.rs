@@ -6,7 +6,7 @@ use redis::{Cmd, Pipeline, Script as Hashed};
 
 use super::reply::UNKNOWN_HOLDER;
 use crate::lock::format::INSTANCE_FORMAT;
-use crate::lock::{OFFER_TTL, QUEUE_TTL, WAITER_TIMEOUT};
+use crate::lock::{Dismissal, OFFER_TTL, OnceClaim, QUEUE_TTL, WAITER_TIMEOUT};
 
 /// A script, and the SHA-1 hash by which Redis knows it.
 pub(super) struct Script(LazyLock<HashedText>);
@@ -120,4 +120,13 @@ pub(super) fn load() -> Pipeline {
             .ignore();
     }
     pipeline
+}
+/// What the script that releases is told of a turn that is executed once.
+pub(super) fn turn_fate(once: &OnceClaim) -> &'static str {
+    match (once.sent_flag().is_set(), once.dismissal()) {
+        (true, _) => "e",
+        (false, None) => "",
+        (false, Some(Dismissal::Superseded)) => "s",
+        (false, Some(Dismissal::Dequeued)) => "q",
+    }
 }

@@ -243,3 +243,29 @@ async fn a_waiter_under_another_prefix_is_not_seen() {
     assert!(held.answer().await.whole, "the running turn goes on");
     assert_eq!(waits.answer().await.text(), "r1", "the waiter is served");
 }
+
+#[tokio::test]
+async fn a_repeat_that_waits_for_the_turn_is_not_served_in_its_place() {
+    let once = "once = [\"{header:idempotency-key}\"]\nreplay = true\non_repeat = \"attach\"\n";
+    let bench = start(&format!("{WAIT}{CHAT}{once}")).await;
+    let mut held = bench.hold("s1").await;
+    let keyed = waiter("old").header("idempotency-key", "k");
+    let mut first = Client::connect(bench.replica(1)).await;
+    first.send(&keyed).await;
+    wait_for_queue_length(&bench.redis, "s1", 1).await;
+    let mut repeats = Vec::new();
+    for replica in [0, 1] {
+        let mut repeat = Client::connect(bench.replica(replica)).await;
+        repeat.send(&keyed).await;
+        repeats.push(repeat);
+    }
+    let done = bench.dequeue("old").await;
+    assert_eq!(done.json()["dequeued"], true, "{done:?}");
+    assert_dequeued(&first.answer().await);
+    for repeat in &mut repeats {
+        assert_dequeued(&repeat.answer().await);
+    }
+    bench.backend.open_gate("s1");
+    assert!(held.answer().await.whole, "the holder isn't disturbed");
+    assert_eq!(bench.backend.turns("s1").len(), 1, "no other turn runs");
+}

@@ -345,6 +345,9 @@ impl World {
             | Message::Dequeued(id)
             | Message::Interrupt(id)
             | Message::Taken(id)
+            | Message::Stop(id, _)
+            | Message::Stops(id)
+            | Message::GoesOn(id)
             | Message::InUse(id, _)
             | Message::Operated(id, ..)) = message;
             let Some(at) = self.turn_with(id).filter(|&at| self.turns[at].of == of) else {
@@ -381,6 +384,9 @@ impl World {
                     panic!("the lock of turn {at} was not force released: {state:?}")
                 }
                 (Message::InUse(..), _) => panic!("nobody asks whether turn {at} still runs"),
+                (Message::Stop(..) | Message::Stops(_) | Message::GoesOn(_), _) => {
+                    panic!("no client stops turn {at}")
+                }
                 (Message::Dequeued(_) | Message::Operated(..), _) => {
                     panic!("no operator acts on turn {at}")
                 }

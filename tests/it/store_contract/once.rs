@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use seriatim::key::{OnceKey, SessionKey};
 use seriatim::lock::{
-    AcquireReply, AcquireRequest, BusySession, Claim, ClaimId, LockHolder, OnceTurn, QueueOptions,
-    RepeatedState, RepeatedTurn, StoreError, WAITER_TIMEOUT,
+    AcquireReply, AcquireRequest, BusySession, Claim, ClaimId, Dismissal, LockHolder, OnceTurn,
+    QueueOptions, RepeatedState, RepeatedTurn, StoreError, WAITER_TIMEOUT,
 };
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -24,6 +24,8 @@ store_contract!(
     a_repeat_of_a_turn_to_which_the_lock_is_offered_is_refused,
     a_turn_that_waited_and_is_gone_is_forgotten,
     a_turn_that_left_the_queue_is_forgotten,
+    a_repeat_of_a_turn_that_is_not_to_run_gets_the_same_reply,
+    a_turn_that_is_interrupted_before_it_is_sent_leaves_that_to_its_repeats,
     a_turn_whose_lock_is_lost_is_in_doubt_until_it_says_how_it_ended,
     a_turn_whose_holder_is_dead_is_in_doubt,
     commands_of_one_turn_may_be_repeated,
@@ -268,17 +270,99 @@ async fn a_turn_that_waited_and_is_gone_is_forgotten(bench: StoreSetup) {
 async fn a_turn_that_left_the_queue_is_forgotten(bench: StoreSetup) {
     let holder = bench.holder(0).await;
     let first = bench.join_once(1, PATIENT).await;
-    let removed = bench.store(0).dequeue(&first.claim.key, first.claim.id);
-    assert!(removed.await.expect("the store answers"), "it waited");
-    assert_eq!(bench.ask_again(&first).await, AcquireReply::Dequeued);
-    let second = bench.join_once(1, PATIENT).await;
-    // A turn that interrupts all others, without an id.
-    let newest = bench.join_as(2, INTERRUPTING).await;
-    assert_eq!(bench.ask_again(&second).await, AcquireReply::Superseded);
+    bench.withdraw(&first.claim).await;
     // No other turn has the id after that, so the record is seen if it is left.
     bench.release(&holder).await;
-    bench.are_served([&newest], "the newest is served").await;
     bench.wait_until_no_keys().await;
+}
+
+/// How a turn learns that it is not to run.
+#[derive(Clone, Copy, Debug)]
+enum Learns {
+    /// It gets the message, and gives its claim up.
+    ByMessage,
+    /// It misses the message, and asks again.
+    ByReply,
+    /// Its client leaves before it gets the message.
+    Never,
+}
+
+async fn a_repeat_of_a_turn_that_is_not_to_run_gets_the_same_reply(bench: StoreSetup) {
+    for (n, learns) in [Learns::ByMessage, Learns::ByReply, Learns::Never]
+        .into_iter()
+        .enumerate()
+    {
+        for why in [Dismissal::Dequeued, Dismissal::Superseded] {
+            let case = format!("{why:?}, {learns:?}");
+            let key = format!("k{n}{why:?}");
+            let new = |of: usize, print: &str| bench.turn(of, &key, "id", print);
+            let holder = bench.claim(&key, LEASE);
+            bench.granted(&holder).await;
+            let claim = new(1, "print");
+            let AcquireReply::Waiting(ticket, _) = bench.wait(&claim, PATIENT).await else {
+                panic!("{case}: the lock is busy");
+            };
+            bench.waits(&claim, true);
+            let first = Waiter {
+                claim,
+                ticket,
+                of: 1,
+            };
+            let expected = match why {
+                Dismissal::Dequeued => {
+                    let removed = bench.store(0).dequeue(&first.claim.key, first.claim.id);
+                    assert!(removed.await.expect("the store answers"), "it waited");
+                    AcquireReply::Dequeued
+                }
+                Dismissal::Superseded => {
+                    let newest = bench.claim_of(2, &key, LEASE);
+                    bench.wait(&newest, INTERRUPTING).await;
+                    AcquireReply::Superseded
+                }
+            };
+            // Before the turn has given its claim up, and after that.
+            for gives_up in [false, true] {
+                if gives_up {
+                    match learns {
+                        Learns::ByMessage => {
+                            let once = first.claim.once.as_ref().expect("it has an id");
+                            once.dismiss(why);
+                        }
+                        Learns::ByReply => assert_eq!(bench.ask_again(&first).await, expected),
+                        Learns::Never => {}
+                    }
+                    // Twice, as if the first reply had got lost.
+                    bench.withdraw(&first.claim).await;
+                    bench.withdraw(&first.claim).await;
+                }
+                for request in [AcquireRequest::default(), waiting()] {
+                    let reply = bench.try_with(&new(0, "print"), &request).await;
+                    assert_eq!(reply, expected, "{case}, given up: {gives_up}");
+                }
+                let reply = bench.try_now(&new(0, "another")).await;
+                assert_eq!(reply, AcquireReply::KeyReused, "{case}");
+            }
+        }
+    }
+}
+
+async fn a_turn_that_is_interrupted_before_it_is_sent_leaves_that_to_its_repeats(
+    bench: StoreSetup,
+) {
+    let first = bench.repeat(0);
+    bench.granted(&first).await;
+    let once = first.once.as_ref().expect("it has an id");
+    once.dismiss(Dismissal::Superseded);
+    assert!(bench.release(&first).await, "it had its lock");
+    let reply = bench.both("it was interrupted").await;
+    assert_eq!(reply, AcquireReply::Superseded);
+    let sent = bench.turn(0, "k2", "id", "print");
+    bench.granted(&sent).await;
+    let once = sent.once.as_ref().expect("it has an id");
+    once.dismiss(Dismissal::Superseded);
+    bench.end(&sent).await;
+    let reply = bench.try_now(&bench.turn(1, "k2", "id", "print")).await;
+    assert_eq!(reply, repeated(&sent, RepeatedState::Ended), "it was sent");
 }
 
 async fn a_turn_whose_lock_is_lost_is_in_doubt_until_it_says_how_it_ended(bench: StoreSetup) {

@@ -2,14 +2,15 @@
 -- offer), or if its holder is dead. Otherwise joins the queue, if the turn waits.
 --
 -- A turn that is executed once is refused if there is the record of another turn: unless that one waited and is gone, so
--- that it was never granted the lock.
+-- that it was never granted the lock. If a newer turn replaced that one, or an operator took it out of the queue, the
+-- reply is the one that it got.
 --
 -- KEYS: lock, fence, queue, waiters; only if the turn is executed once: record
 -- ARGV: token, lease_ms, not_after (µs); only with a record: "fingerprint turn id", the record's TTL (ms); then
 --       dead_token or '', min_age of the dead holder's lock (µs); only if the turn waits: id, channel, ticket or 0,
 --       max_waiters, interrupts (1 or 0)
 -- Reply: the fence; minus the time if the command came too late; {ticket, holder's token} in the queue; {-1} if a
---        newer turn replaced this one; {-2} if an operator took this one out of the queue; {'took over', one of these
+--        newer turn replaced this one, or the one that it repeats; {-2} if an operator took it out of the queue; {'took over', one of these
 --        replies} if the dead holder lost the lock; {state, turn, token} of the other turn with this record, and three
 --        more as for a busy lock: w if it waits, r if it holds the lock, e if it has ended, d if it has lost the lock, k
 --        if its request is another one;
@@ -35,11 +36,15 @@ local function note(state)
   end
 end
 
--- Deletes the record of the turn, which is out of the queue for good.
-local function forget()
+-- The reply to a turn that is not to run.
+local DISMISSED = { s = -1, q = -2 }
+
+-- Gives that reply, and notes in the record why the turn is out of the queue for good.
+local function give_up(why)
   if record then
-    redis.call('DEL', record)
+    dismiss(record, once, token, why)
   end
+  return { DISMISSED[why] }
 end
 
 -- Whether this waiter is in the queue and its instance is alive.
@@ -56,10 +61,15 @@ local function repeated()
   end
   local holder = current_holder(s)
   if state == 'w' and holder ~= other_token and not ignoring_types(is_waiting, other) then
-    return nil
+    state = ignoring_types(dismissal, s, other)
+    if not state then
+      return nil
+    end
   end
   if fingerprint ~= own_fingerprint then
     state = 'k'
+  elseif DISMISSED[state] then
+    return { DISMISSED[state] }
   elseif state == 'r' and (holder ~= other_token or is_dead(s, holder, dead_token, min_age)) then
     state = 'd'
   end
@@ -124,15 +134,14 @@ local function acquire()
   local newest = tonumber(read_own('HGET', s.waiters, '!') or 0) or 0
   if id and holder ~= token and read_own('HGET', s.waiters, id) == '-' then
     -- The message about it got lost.
-    forget()
-    return { -2 }
+    return give_up('q')
   end
   if has_ticket and holder ~= token then
     if ticket < newest then
       -- The message about it got lost.
       leave(s, id)
-      forget()
-      return { -1 }
+      redis.call('HDEL', s.waiters, id)
+      return give_up('s')
     end
     -- This lets a turn that waits already come back while the memory of Redis is full.
     redis.call('PEXPIRE', s.queue, QUEUE_TTL)
@@ -176,7 +185,8 @@ local function acquire()
     redis.call('HSET', s.waiters, '!', whole(ticket))
     for _, older in ipairs(redis.call('ZRANGEBYSCORE', s.queue, '-inf', '(' .. whole(ticket))) do
       local older_channel = waiter(s, older)
-      leave(s, older)
+      redis.call('ZREM', s.queue, older)
+      redis.call('HSET', s.waiters, older, '^')
       send_message(older_channel, 'superseded', older)
     end
   end

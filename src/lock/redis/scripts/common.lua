@@ -6,10 +6,12 @@
 --   lock     the holder's token
 --   fence    the number of the last acquisition
 --   queue    a sorted set: the ids of the waiters, by ticket
---   waiters  a hash: for each id "channel token", or "-" if an operator took it out of the queue; for each "@channel" when its instance last watched the
+--   waiters  a hash: for each id "channel token", or "-" if an operator took it out of the queue, or "^" if a newer turn
+--            replaced it and it hasn't been given up yet; for each "@channel" when its instance last watched the
 --            queue (µs); for "!" the ticket of the newest turn that interrupted all older ones
 -- A turn that is executed once has one more:
---   record   "state fingerprint turn id token": w while it waits, r since it was granted the lock, e since its end; the
+--   record   "state fingerprint turn id token": w while it waits, r since it was granted the lock, e since its end, s or
+--            q if a newer turn replaced it or an operator took it out of the queue before it was sent; the
 --            fingerprint of its request; the id by which it is known; the id and the token of its claim
 --
 -- A Redis whose memory is full (maxmemory, noeviction) refuses a command that may need memory, unless the script
@@ -47,6 +49,20 @@ end
 -- The state, the fingerprint, the turn, the id and the token in a record; nothing if there is none.
 local function read_record(record)
   return string.match(ignoring_types(redis.call, 'GET', record) or '', '^(%l) (%S+) (%S+) (%S+) (.*)$')
+end
+
+-- Notes in the record of a turn that was not sent why it is not to run: s or q. A repeat that waits for the turn finds
+-- that, and doesn't run in its place.
+local function dismiss(record, once, token, why)
+  -- Behind a write that needs no memory, for a Redis whose memory is full.
+  redis.call('DEL', record)
+  redis.pcall('SET', record, why .. ' ' .. once .. ' ' .. token, 'PX', QUEUE_TTL)
+end
+
+-- Why a waiter that isn't in the queue any more is not to run: s or q; nil if it has just left.
+local function dismissal(s, id)
+  local mark = redis.call('HGET', s.waiters, id)
+  return mark == '-' and 'q' or mark == '^' and 's' or nil
 end
 
 -- Who holds the lock: a token, or another program's value; false if the lock is free. A key that is no string is
