@@ -13,7 +13,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::{Either, Full};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::acquire::{RefusedLock, TurnLock};
 use super::cors::RequestOrigin;
@@ -28,9 +28,9 @@ use crate::answer::{AnswerHead, AnswerLimits, AnswerReader, AnswerWriter, Sharin
 use crate::config::{Config, OnRepeat, SessionAction, TurnConfig};
 use crate::key::SessionKey;
 use crate::listen::ClientConnection;
-use crate::lock::{LockGuard, RepeatedState};
+use crate::lock::{ClaimId, LockGuard, RepeatedState};
 use crate::metrics::ViewerGauge;
-use attach::AttachRequest;
+use attach::{AttachRequest, FoundAnswer};
 
 pub use viewer::ViewerBody;
 
@@ -49,8 +49,8 @@ pub(super) enum AsideResponse {
 pub(super) enum TurnStart {
     /// The lock.
     Locked(LockGuard),
-    /// The answer of the turn that it repeats.
-    Repeats(ViewedAnswer),
+    /// The answer of the turn that it repeats, or what is left of it.
+    Repeats(AsideResponse),
 }
 
 /// A turn's answer, for another request.
@@ -65,6 +65,9 @@ pub(super) struct ViewedAnswer {
 
 /// The pause before a repeat asks again what became of the turn before it, at first and at most.
 const JOIN_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+
+/// The pause between two looks for an answer that its replica may not have written yet, and the time for all.
+const LATE_ANSWER: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// How long the answer of a silent process is kept where `store.crash_recovery` is off.
 const DEFAULT_RUN_TTL: Duration = Duration::from_secs(30);
@@ -116,9 +119,10 @@ impl Proxy {
                 RepeatedState::Waits | RepeatedState::InDoubt => false,
             };
             if may_read {
-                let request = self.attach_request(&key, lock.headers, true);
-                if let Some(answer) = request.find_turn(first, record).await? {
-                    return Ok(TurnStart::Repeats(answer));
+                let may_come = state == RepeatedState::Ended;
+                let found = self.repeated_answer(&key, lock.headers, first, may_come, record);
+                if let Some(response) = found.await? {
+                    return Ok(TurnStart::Repeats(response));
                 }
             }
             if !(joins && is_under_way) {
@@ -128,6 +132,34 @@ impl Proxy {
             tokio::select! {
                 () = drain.draining() => return Err(Refusal::Draining),
                 () = sleep(pause) => pause = (pause * 2).min(longest),
+            }
+        }
+    }
+
+    /// Finds the answer of the turn that a request repeats; `None`: there is none. `may_come`: the turn has ended, so
+    /// that its replica may just now write the answer to the store, and there is some time to wait for that.
+    async fn repeated_answer(
+        &self,
+        key: &SessionKey,
+        headers: &HeaderMap,
+        first: ClaimId,
+        may_come: bool,
+        record: &RequestRecord,
+    ) -> Result<Option<AsideResponse>, Refusal> {
+        let until = Instant::now() + LATE_ANSWER.1;
+        let waits = may_come && self.shared.answers.may_come(first);
+        let mut drain = self.shared.drain.clone();
+        loop {
+            let request = self.attach_request(key, headers, true);
+            match request.find_turn(first, record).await? {
+                FoundAnswer::Answer(answer) => return Ok(Some(AsideResponse::Answer(answer))),
+                FoundAnswer::Seen => return Ok(Some(AsideResponse::Own(no_answer()))),
+                FoundAnswer::None if waits && Instant::now() < until => {}
+                FoundAnswer::None => return Ok(None),
+            }
+            tokio::select! {
+                () = drain.draining() => return Err(Refusal::Draining),
+                () = sleep(LATE_ANSWER.0) => {}
             }
         }
     }
@@ -168,8 +200,8 @@ impl Proxy {
         }
         let request = self.attach_request(key, headers, turn.attach_ended);
         Ok(match request.find(record).await? {
-            Some(answer) => AsideResponse::Answer(answer),
-            None => AsideResponse::Own(no_answer()),
+            FoundAnswer::Answer(answer) => AsideResponse::Answer(answer),
+            FoundAnswer::Seen | FoundAnswer::None => AsideResponse::Own(no_answer()),
         })
     }
 
