@@ -103,7 +103,7 @@ struct AnswerTable {
     bytes: Arc<AtomicUsize>,
     /// How many answers are kept.
     count: Arc<AtomicUsize>,
-    /// Counts answers that aren't kept whole; `None`: nobody does.
+    /// Counts answers that lost their beginning; `None`: nobody does.
     metrics: Option<Metrics>,
 }
 

@@ -159,9 +159,13 @@ struct RoutedRequest {
 }
 
 /// What a request gets that is not refused.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every request gets the large one, and a box would be an allocation for each"
+)]
 enum RequestResponse {
     /// The backend's response.
-    Backend(Box<AnsweredTurn>),
+    Backend(AnsweredTurn),
     /// A response without a backend, to a request that is no turn.
     Aside(AsideResponse),
 }
@@ -299,7 +303,7 @@ impl Proxy {
                 if let Some(origin) = &origin {
                     self.learn_origin(origin, announced.as_deref(), &record, &answered.response);
                 }
-                self.respond(client, *answered, record).await
+                self.respond(client, answered, record).await
             }
             Err(refusal) => {
                 let mut response = match record.is_early() {
@@ -422,7 +426,7 @@ impl Proxy {
             goes_on,
         };
         let answered = self.send(client, started, record).await?;
-        Ok(RequestResponse::Backend(Box::new(answered)))
+        Ok(RequestResponse::Backend(answered))
     }
 
     /// Whether the client of a turn may get a response while the turn waits. A page that can't read that response would

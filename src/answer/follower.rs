@@ -26,6 +26,8 @@ pub(super) struct AnswerFollower {
     patience: Duration,
     /// When the store last replied.
     replied: Instant,
+    /// When the turn last had the lock, or the follower began.
+    awaited: Instant,
 }
 
 /// What a look into the store came to.
@@ -45,6 +47,10 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 
 /// How many entries are read at once: some megabytes at most.
 const PAGE: usize = 64;
+
+/// How long after the release of a turn's lock the first write of its answer may come. A short turn's lock is released
+/// at the same time.
+const FIRST_WRITE_TIME: Duration = Duration::from_secs(1);
 
 /// How long a follower goes on for readers that may come.
 const UNREAD_TIME: Duration = Duration::from_secs(2);
@@ -68,6 +74,7 @@ impl AnswerFollower {
             late_head: None,
             patience,
             replied: Instant::now(),
+            awaited: Instant::now(),
         }
     }
 
@@ -113,7 +120,7 @@ impl AnswerFollower {
         };
         self.replied = Instant::now();
         let Some(entries) = page else {
-            let may_come = self.read == EntryPlace::default() && self.is_awaited().await;
+            let may_come = self.read == EntryPlace::default() && self.may_begin().await;
             return Ok(if may_come {
                 Followed::Nothing
             } else {
@@ -173,7 +180,16 @@ impl AnswerFollower {
         }
     }
 
-    /// Whether the turn has the lock, so that its answer may begin.
+    /// Whether the answer may begin yet: the turn has the lock, or released it so short a time ago that the first write
+    /// may be under way.
+    async fn may_begin(&mut self) -> bool {
+        if self.is_awaited().await {
+            self.awaited = Instant::now();
+        }
+        self.awaited.elapsed() < FIRST_WRITE_TIME
+    }
+
+    /// Whether the turn has the lock.
     async fn is_awaited(&self) -> bool {
         let answer = self.writer.answer();
         let (key, turn) = (answer.key(), answer.turn());

@@ -39,7 +39,7 @@ struct AnswerBatch {
 }
 
 /// How long bytes are collected for one write. The first ones after a silence are written at once.
-const BATCH_TIME: Duration = Duration::from_millis(50);
+const BATCH_TIME: Duration = Duration::from_millis(100);
 
 /// From how many bytes on a batch is written without delay.
 const BATCH_BYTES: usize = 32 * 1024;

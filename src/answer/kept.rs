@@ -68,7 +68,7 @@ struct AnswerState {
 const BLOCK: usize = 16 * 1024;
 
 /// The size of the smallest block. A window has several blocks, because a block is forgotten as a whole.
-const LEAST_BLOCK: usize = 16;
+const LEAST_BLOCK: u64 = 16;
 
 // === impl Answer ===
 
@@ -280,6 +280,11 @@ impl AnswerState {
         while !data.is_empty() {
             let room = self.block - self.tail.len();
             let (now, later) = data.split_at(data.len().min(room));
+            // By itself, a buffer doubles from whatever size came first, and a full block would take up to two.
+            let needed = (self.tail.len() + now.len()).next_power_of_two();
+            if self.tail.capacity() < needed {
+                self.tail.reserve(needed - self.tail.len());
+            }
             self.tail.extend_from_slice(now);
             if self.tail.len() == self.block {
                 self.blocks.push_back(take(&mut self.tail).freeze());
@@ -292,7 +297,8 @@ impl AnswerState {
     fn set_window(&mut self, window: u64) {
         let window = self.window.map_or(window, |known| known.min(window));
         self.window = Some(window);
-        let block = (window / 16).clamp(LEAST_BLOCK as u64, BLOCK as u64) as usize;
+        let block = (window / 16).clamp(LEAST_BLOCK, BLOCK as u64);
+        let block = 1_usize << block.ilog2();
         if block < self.block {
             self.shorten();
             self.block = block;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::header::ACCEPT_ENCODING;
+use http::header::{ACCEPT_ENCODING, RETRY_AFTER};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use tokio::time::{Instant, sleep_until};
@@ -96,12 +96,14 @@ pub(super) async fn for_backend(
 }
 
 /// Notes in the flag of a turn whether the backend says by its status that it has not run the turn: 425 (RFC 8470 §5.2),
-/// 429 (RFC 6585 §4) or 503 (RFC 9110 §15.6.4).
+/// 429 (RFC 6585 §4), or 503 with `retry-after` (RFC 9110 §15.6.4). A proxy before the backend also responds with 503 if
+/// the backend broke off in the middle of a request, and names no time then.
 fn note(response: &Response<BackendBody>, flag: Option<&SentFlag>) {
-    let is_refused = matches!(
-        response.status(),
-        StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
-    );
+    let is_refused = match response.status() {
+        StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => true,
+        StatusCode::SERVICE_UNAVAILABLE => response.headers().contains_key(RETRY_AFTER),
+        _ => false,
+    };
     if let Some(flag) = flag.filter(|_| is_refused) {
         flag.note_refused();
     }

@@ -16,6 +16,7 @@ use crate::support::app::{App, CHAT, wait_for_queue_length};
 use crate::support::backend::{Backend, Recorded, event};
 use crate::support::bench::{Replicas, Setup, assert_error_response, hold};
 use crate::support::client::{Answer, Client, Request};
+use crate::support::fault::Mode;
 use crate::support::faulty_store::{Call, Fault, FaultyReplica, NoReply, SESSION, TIMEOUT};
 use crate::support::redis::Redis;
 use crate::support::wait_for_async;
@@ -163,6 +164,7 @@ async fn a_turn_that_the_backend_refuses_may_be_repeated() {
         let bench = Setup::new(&config).on_redis().await;
         for status in [425, 429, 503] {
             let request = keyed("s1", &status.to_string(), &format!("status:{status}:no"));
+            let request = request.header("x-test-answer", "retry-after: 1");
             for _ in 0..2 {
                 let answer = bench.call(&request).await;
                 assert_eq!(answer.status, status, "the backend's own: {answer:?}");
@@ -170,8 +172,13 @@ async fn a_turn_that_the_backend_refuses_may_be_repeated() {
             let case = format!("{on_disconnect} {status}");
             assert_eq!(bench.redis.keys().await, [""; 0], "{case}: it is forgotten");
         }
-        for status in [200, 400, 500, 502] {
-            let request = keyed("s1", &status.to_string(), &format!("status:{status}:yes"));
+        // A proxy whose connection to the backend broke names no time for a retry.
+        for status in [200, 400, 500, 502, 503] {
+            let request = keyed(
+                "s1",
+                &format!("{status}-run"),
+                &format!("status:{status}:yes"),
+            );
             assert_eq!(bench.call(&request).await.status, status);
             let repeat = bench.call(&request).await;
             let case = format!("{on_disconnect}, after {status}");
@@ -182,6 +189,33 @@ async fn a_turn_that_the_backend_refuses_may_be_repeated() {
         assert_eq!(bench.call(&request).await.status, 502);
         let repeat = bench.call(&request).await;
         assert_repeat("no response", &repeat, 409, "already_answered");
+    }
+}
+
+#[tokio::test]
+async fn a_turn_that_runs_while_redis_is_away_is_not_remembered() {
+    for on_error in ["allow", "local"] {
+        let (config, store) = (routes(""), format!("{QUICK}\non_error = \"{on_error}\"\n"));
+        let bench = Setup::new(&config).store(&store).on_faulty_network().await;
+        bench.network.set(Mode::Reset).await;
+        let request = keyed("s1", "away", "gate");
+        let mut first = begin(bench.replica(0), &request).await;
+        first.read_until(&event(0)).await;
+        if on_error == "local" {
+            let repeat = bench.call(&request).await;
+            assert_eq!(repeat.status, 429, "its own lock is busy: {repeat:?}");
+        }
+        bench.backend.open_gate("s1");
+        assert!(first.answer().await.whole, "{on_error}: the turn is served");
+        let repeat = keyed("s1", "away", "plain:x");
+        let served = async || bench.call(&repeat).await.status == 200;
+        wait_for_async(served, "another body is no reuse, because nothing is known").await;
+        bench.network.set(Mode::Pass).await;
+        let remembered = async || {
+            let again = keyed("s2", "back", "plain:x");
+            bench.call(&again).await.header("x-seriatim-error") == Some("already_answered")
+        };
+        wait_for_async(remembered, "turns are remembered again").await;
     }
 }
 

@@ -90,6 +90,20 @@ async fn a_replica_without_a_right_is_not_ready_and_names_the_right() {
     }
 }
 
+#[tokio::test]
+async fn a_missing_right_to_the_records_of_turns_is_named() {
+    let bench = Replicas::on_redis().await;
+    let others = "~{lock:session:*:fence ~{lock:session:*:queue ~{lock:session:*:waiters";
+    let some = RIGHTS.replace("~{lock:session:*", others);
+    grant(&bench.redis, &some).await;
+    let url = format!("redis://seriatim:password@{}/0", bench.redis.addr());
+    let app = bench.replica_at(&url, QUICK);
+    let named = ["NOPERM", "; tried GET {lock:session:", ":once:"];
+    wait_until(app.admin(), 503, &named, "the key is named").await;
+    grant(&bench.redis, RIGHTS).await;
+    wait_until(app.admin(), 200, &["ready"], "the right was given").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_right_to_the_heartbeat_that_is_taken_away_is_named() {
     let bench = Replicas::on_redis().await;

@@ -5,7 +5,7 @@
 
 use seriatim::config::Config;
 use tempfile::TempDir;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
 use crate::support::app::{App, CHAT};
@@ -368,6 +368,9 @@ async fn streaming(text: String, more: watch::Receiver<Option<String>>) -> RawBa
             let rest = rest.ok().and_then(|rest| rest.clone()).unwrap_or_default();
             let rest = format!("{}0\r\n\r\n", chunk(&rest));
             let _ = socket.write_all(rest.as_bytes()).await;
+            // Closing a connection with unread bytes resets it, and what was sent may get lost.
+            let _ = socket.shutdown().await;
+            let _ = socket.read_to_end(&mut Vec::new()).await;
         }
     })
     .await

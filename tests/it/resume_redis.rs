@@ -1,15 +1,17 @@
 //! Kept answers on several replicas: requests attach to a turn, and stop it, wherever they come in.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use redis::Value;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
-use crate::support::app::{App, CHAT};
+use crate::support::app::{App, CHAT, key};
 use crate::support::backend::{event, events, stream_with};
 use crate::support::bench::{Bench, Replicas, Setup, assert_error_response};
 use crate::support::client::{Answer, Client, Request, begin_turn, turn};
+use crate::support::fault::Mode;
 use crate::support::raw::{RawBackend, read_head};
 use crate::support::redis::Redis;
 use crate::support::{wait_for, wait_for_async};
@@ -185,8 +187,66 @@ async fn without_an_answer_there_is_204() {
 }
 
 #[tokio::test]
+async fn a_route_may_leave_out_answers_that_have_ended_on_another_replica() {
+    let config = RESUME.replace("attach = true", "attach = true\nattach_ended = false");
+    let setup = format!("{config}{CHAT}");
+    let bench = Setup::new(&setup).store(QUICK).replicas(2).on_redis().await;
+    let mut first = bench.hold("s1").await;
+    let mut viewer = attached(bench.replica(1), "s1").await;
+    viewer.read_until(&event(0)).await;
+    bench.backend.open_gate("s1");
+    assert_whole("a turn that runs", &viewer.answer().await, &event(0));
+    assert!(first.answer().await.whole);
+    let kept = answer_keys(&bench.redis).await;
+    assert_eq!(kept.len(), 2, "the answer is kept: {kept:?}");
+    for n in 0..2 {
+        let answer = call(bench.replica(n), &attach("s1")).await;
+        assert_eq!(answer.status, 204, "it has ended");
+    }
+}
+
+#[tokio::test]
+async fn whoever_sees_the_end_finds_the_lock_released() {
+    let config = format!("{RESUME}{CHAT}");
+    let setup = Setup::new(&config).store("timeout = \"3s\"\n");
+    let bench = setup.on_faulty_network().await;
+    for case in ["stays", "leaves", "hurries"] {
+        let mut first = bench.hold(case).await;
+        let mut viewer = attached(bench.replica(0), case).await;
+        viewer.read_until(&event(0)).await;
+        if case == "leaves" {
+            first.half_close().await;
+            first.read_to_close().await;
+        }
+        // A release takes its time.
+        bench
+            .network
+            .set(Mode::Delay(Duration::from_millis(300)))
+            .await;
+        bench.backend.open_gate(case);
+        if case == "hurries" {
+            let has_ended = async || bench.backend.running(case) == 0;
+            wait_for_async(has_ended, "the backend has finished").await;
+            first.reset();
+        }
+        assert_whole(case, &viewer.answer().await, &event(0));
+        let holder = bench.redis.get(&key(case)).await;
+        assert_eq!(holder, None, "{case}: the session is free");
+        bench.network.set(Mode::Pass).await;
+    }
+}
+
+#[tokio::test]
 async fn a_client_stops_a_turn_of_another_replica() {
-    let bench = two("").await;
+    for prefix in ["", "prefix = \"team:\"\n"] {
+        a_client_stops_a_turn_with(prefix).await;
+    }
+}
+
+async fn a_client_stops_a_turn_with(prefix: &str) {
+    let (config, store) = (format!("{RESUME}{CHAT}"), format!("{QUICK}{prefix}"));
+    let setup = Setup::new(&config).store(&store).replicas(2);
+    let bench = setup.on_redis().await;
     let mut first = bench.hold("s1").await;
     let mut viewer = attached(bench.replica(1), "s1").await;
     viewer.read_until(&event(0)).await;
@@ -201,6 +261,30 @@ async fn a_client_stops_a_turn_of_another_replica() {
     bench.backend.gone("s1").await;
     let answer = turn(bench.replica(0), "s1", "plain:next").await;
     assert_whole("the next turn", &answer, "next");
+}
+
+#[tokio::test]
+async fn without_redis_nothing_is_stopped_and_the_own_replica_still_has_the_answer() {
+    let bench = two("").await;
+    let mut first = bench.hold("s1").await;
+    bench.redis.kill();
+    for n in 0..2 {
+        let stop = Request::new("DELETE", "/chat/s1/stream");
+        let answer = call(bench.replica(n), &stop).await;
+        assert_error_response("a stop", &answer, 503, "store_unavailable");
+    }
+    let mut viewer = attached(bench.replica(0), "s1").await;
+    viewer.read_until(&event(0)).await;
+    let elsewhere = call(bench.replica(1), &attach("s1")).await;
+    assert_eq!(
+        elsewhere.status, 204,
+        "nothing is known there: {elsewhere:?}"
+    );
+    bench.backend.open_gate("s1");
+    for (who, client) in [("the first client", &mut first), ("a viewer", &mut viewer)] {
+        let answer = client.answer().await;
+        assert!(answer.whole, "{who} has all of it: {answer:?}");
+    }
 }
 
 #[tokio::test]
@@ -225,6 +309,8 @@ async fn an_event_source_goes_on_at_another_replica() {
             let _ = rest.wait_for(|is_open| *is_open).await;
             let _ = socket.write_all(event(4).as_bytes()).await;
             let _ = socket.write_all(b"0\r\n\r\n").await;
+            // A socket that is closed with a request's body unread resets its connection.
+            let _ = socket.read_to_end(&mut Vec::new()).await;
         }
     })
     .await;

@@ -198,6 +198,33 @@ async fn an_answer_is_read_on_another_replica_from_its_first_byte_and_live() {
 }
 
 #[tokio::test]
+async fn an_answer_whose_lock_is_released_before_its_first_write_is_found() {
+    let redis = Redis::start().await;
+    let (a, b) = (Replica::new(&redis, 1), Replica::new(&redis, 2));
+    let turn = a.issuer.reserve_id();
+    // A repeat of a turn that has ended: nobody has the lock, and nothing is in Redis yet.
+    let found = b.shared.find_turn(&key(), turn, &b.options);
+    let mut reader = found.expect("Redis keeps answers");
+    assert!(
+        timeout(Duration::from_millis(200), reader.head())
+            .await
+            .is_err(),
+        "it waits for the first write"
+    );
+    let mut writer = a.shared.begin(&key(), turn, a.options.clone());
+    writer.head(head());
+    writer.push(b"short");
+    writer.end_whole();
+    assert!(within(reader.head()).await.is_some(), "the head comes");
+    assert_eq!(read_all(&mut reader).await, (b"short".to_vec(), whole()));
+    let none = b
+        .shared
+        .find_turn(&key(), a.issuer.reserve_id(), &b.options);
+    let mut none = none.expect("Redis keeps answers");
+    assert_eq!(within(none.head()).await, None, "but not for ever");
+}
+
+#[tokio::test]
 async fn a_large_answer_arrives_whole() {
     let redis = Redis::start().await;
     let (a, b) = (Replica::new(&redis, 1), Replica::new(&redis, 2));
@@ -441,6 +468,45 @@ async fn of_an_answer_over_its_limit_the_end_is_kept() {
     assert_eq!(kept, expected[start as usize..], "it has the last part");
     assert!(answer.live_reader().is_some(), "it can begin with an event");
     writer.end(AnswerEnd::Whole { trailers: None });
+}
+
+#[tokio::test]
+async fn what_redis_is_too_slow_for_is_left_out_and_never_looks_whole() {
+    let redis = Redis::start().await;
+    let (mut a, mut b) = (Replica::new(&redis, 1), Replica::new(&redis, 2));
+    for replica in [&mut a, &mut b] {
+        replica.options.limits.max_turn = 300_000;
+    }
+    let mut writer = a.begin();
+    writer.head(head());
+    let line = |n: usize| format!("data: {n:>56}\n\n").into_bytes();
+    writer.push(&line(0));
+    let mut first = b.reader().await;
+    read(&mut first, 64).await;
+    redis.stop_cont(true).await;
+    let lines = 16_384;
+    for n in 1..lines {
+        writer.push(&line(n));
+        // The keeper takes what it can.
+        if n % 64 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    redis.stop_cont(false).await;
+    let (_, end) = read_all(&mut first).await;
+    assert_eq!(
+        end,
+        AnswerPart::End(AnswerEnd::Aborted),
+        "bytes are missing"
+    );
+    drop(first);
+    wait_for(|| b.answers.is_empty(), "its follower ends").await;
+    let expected: Vec<u8> = (0..lines).flat_map(line).collect();
+    let is_there = async || b.reader().await.answer().length() == expected.len() as u64;
+    wait_for_async(is_there, "the rest comes, in its own place").await;
+    let late = b.reader().await;
+    let (kept, start) = late.answer().kept();
+    assert_eq!(kept, expected[start as usize..], "it has the last part");
 }
 
 #[tokio::test]

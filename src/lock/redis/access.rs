@@ -30,7 +30,8 @@ const LACKS_ARGUMENT: &str = "ERR wrong number of arguments";
 impl RedisStore {
     /// See [`super::Store::check_access`].
     pub(super) fn try_access(&self, key: &SessionKey) -> StoreFuture<()> {
-        let attempts = AccessAttempt::all(self.names.session(key), self.instance.as_ref());
+        let record = self.names.record(key, "self-test");
+        let attempts = AccessAttempt::all(self.names.session(key), record, self.instance.as_ref());
         let (routes, channel) = (self.routes.clone(), self.instance.clone());
         let key = key.clone();
         Box::pin(async move {
@@ -54,15 +55,16 @@ impl RedisStore {
 // === impl AccessAttempt ===
 
 impl AccessAttempt {
-    /// One attempt for each key and for each command that turns use. `instance` is the key of this process's
-    /// heartbeat, which is only read: it is in use. `None`: the store knows no such key.
-    pub(super) fn all(keys: SessionKeys, instance: Option<&String>) -> Vec<Self> {
+    /// One attempt for each key and for each command that turns use. `record` is the key of a turn that is executed
+    /// once. `instance` is the key of this process's heartbeat, which is only read: it is in use. `None`: the store knows
+    /// no such key.
+    pub(super) fn all(keys: SessionKeys, record: String, instance: Option<&String>) -> Vec<Self> {
         let SessionKeys([lock, fence, queue, waiters]) = keys;
-        let read = [&lock, &fence, &queue, &waiters].into_iter();
+        let read = [&lock, &fence, &queue, &waiters, &record].into_iter();
         let reads = read.chain(instance).map(|key| ("GET", key, &[][..]));
         // `XX` sets only what is there. HSET lacks a value: Redis checks the permission first, and the
         // arguments later.
-        let others: [(_, _, &[&str]); 14] = [
+        let others: [(_, _, &[&str]); 17] = [
             ("SET", &lock, &["", "XX", "PX", "1"]),
             ("EXISTS", &lock, &[]),
             ("PEXPIRE", &lock, &["1"]),
@@ -77,6 +79,9 @@ impl AccessAttempt {
             ("HGET", &waiters, &["0"]),
             ("HEXISTS", &waiters, &["0"]),
             ("HDEL", &waiters, &["0"]),
+            ("SET", &record, &["", "XX", "PX", "1"]),
+            ("PEXPIRE", &record, &["1"]),
+            ("DEL", &record, &[]),
         ];
         let all = reads.chain(others);
         all.map(|(name, key, arguments)| {

@@ -68,7 +68,7 @@ impl KeyNames {
     }
 
     /// The key of the record of a turn that is executed once. Its id is that of [`crate::key::OnceKey`].
-    fn record(&self, key: &SessionKey, id: &str) -> String {
+    pub(super) fn record(&self, key: &SessionKey, id: &str) -> String {
         self.companion(key, &format!("{QUEUE_FORMAT}:once:{id}"))
     }
 

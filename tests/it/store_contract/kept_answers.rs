@@ -19,6 +19,7 @@ store_contract!(
     an_answer_is_gone_when_its_time_is_over,
     a_renewed_answer_stays,
     a_late_write_does_not_hide_the_answer_of_the_holder,
+    an_answer_is_hidden_by_none_whose_id_begins_that_of_the_holder,
     an_answer_has_any_bytes,
     the_holder_is_found,
     a_turn_without_an_answer_is_named_as_the_last,
@@ -283,6 +284,26 @@ async fn a_late_write_does_not_hide_the_answer_of_the_holder(bench: StoreSetup) 
     bench.write(&next, &head).await;
     let last = bench.find().await.last;
     assert_eq!(last, Some(next.id), "a later turn's answer is newer");
+}
+
+async fn an_answer_is_hidden_by_none_whose_id_begins_that_of_the_holder(bench: StoreSetup) {
+    if !bench.keeps().await {
+        return;
+    }
+    // No number begins with that of the first claim, which is 0.
+    bench.claim(KEY, LEASE);
+    let before = bench.claim(KEY, LEASE);
+    let begin = before.id.to_string();
+    let mut holder = bench.claim(KEY, LEASE);
+    while !holder.id.to_string().starts_with(&begin) {
+        holder = bench.claim(KEY, LEASE);
+    }
+    let head = write(START, &[(HEAD, "head")]);
+    bench.write(&before, &head).await;
+    bench.granted(&holder).await;
+    bench.write(&holder, &head).await;
+    let last = bench.find().await.last;
+    assert_eq!(last, Some(holder.id), "the holder's answer is the newest");
 }
 
 async fn an_answer_has_any_bytes(bench: StoreSetup) {

@@ -27,13 +27,14 @@ for n = 5, first - 1 do
 end
 redis.call('PEXPIRE', answer, ttl_ms)
 
--- A late command doesn't hide the answer of the turn that holds the lock now.
+-- A late command doesn't hide the answer of the turn that holds the lock now. In the token, which is JSON, an id stands
+-- between quotes; without them it would be found in a longer one.
 local known = redis.call('GET', newest)
 if known == claim then
   redis.call('PEXPIRE', newest, ttl_ms)
 else
   local holder = redis.pcall('GET', lock)
-  if not (known and type(holder) == 'string' and string.find(holder, known, 1, true)) then
+  if not (known and type(holder) == 'string' and string.find(holder, '"' .. known .. '"', 1, true)) then
     redis.call('SET', newest, claim, 'PX', ttl_ms)
   end
 end
