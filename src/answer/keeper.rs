@@ -71,16 +71,14 @@ impl AnswerKeeper {
         let mut reader = self.answer.reader();
         let mut head = match reader.head().await {
             Some(head) => Some(AnswerHead::clone(&head)),
-            // Names the turn as the session's last all the same: nobody gets the answer before it instead.
+            // So that nobody gets the answer of the turn before it instead, nor waits for this one.
             None => {
                 self.renewed = Instant::now();
-                self.send(AnswerWrite {
-                    after: self.written,
-                    entries: Vec::new(),
-                    forgotten: Vec::new(),
-                    ttl: self.options.limits.keep,
-                })
-                .await;
+                let end = AnswerBatch {
+                    end: Some(AnswerEnd::Aborted),
+                    ..AnswerBatch::default()
+                };
+                self.write(None, end).await;
                 return;
             }
         };

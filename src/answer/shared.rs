@@ -137,11 +137,6 @@ impl SharedAnswers {
         is_known.then_some(turn.known_as)
     }
 
-    /// Whether the answer of a turn that has ended may still come: another process writes it to the store.
-    pub fn may_come(&self, turn: ClaimId) -> bool {
-        turn.epoch != self.0.issuer.epoch() && self.store().is_some()
-    }
-
     /// A reader of the answer to one turn of a session, which ends without a head if there is none.
     ///
     /// # Panics

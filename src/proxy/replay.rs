@@ -13,7 +13,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::{Either, Full};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::acquire::{RefusedLock, TurnLock};
 use super::cors::RequestOrigin;
@@ -28,7 +28,7 @@ use crate::answer::{AnswerHead, AnswerLimits, AnswerReader, AnswerWriter, Sharin
 use crate::config::{Config, OnRepeat, SessionAction, TurnConfig};
 use crate::key::SessionKey;
 use crate::listen::ClientConnection;
-use crate::lock::{ClaimId, LockGuard, RepeatedState};
+use crate::lock::{LockGuard, RepeatedState};
 use crate::metrics::ViewerGauge;
 use attach::{AttachRequest, FoundAnswer};
 
@@ -65,9 +65,6 @@ pub(super) struct ViewedAnswer {
 
 /// The pause before a repeat asks again what became of the turn before it, at first and at most.
 const JOIN_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
-
-/// The pause between two looks for an answer that its replica may not have written yet, and the time for all.
-const LATE_ANSWER: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// How long the answer of a silent process is kept where `store.crash_recovery` is off.
 const DEFAULT_RUN_TTL: Duration = Duration::from_secs(30);
@@ -119,9 +116,13 @@ impl Proxy {
                 RepeatedState::Waits | RepeatedState::InDoubt => false,
             };
             if may_read {
-                let may_come = state == RepeatedState::Ended;
-                let found = self.repeated_answer(&key, lock.headers, first, may_come, record);
-                if let Some(response) = found.await? {
+                let request = self.attach_request(&key, lock.headers, true);
+                let response = match request.find_turn(first, record).await? {
+                    FoundAnswer::Answer(answer) => Some(AsideResponse::Answer(answer)),
+                    FoundAnswer::Seen => Some(AsideResponse::Own(no_answer())),
+                    FoundAnswer::None => None,
+                };
+                if let Some(response) = response {
                     return Ok(TurnStart::Repeats(response));
                 }
             }
@@ -132,34 +133,6 @@ impl Proxy {
             tokio::select! {
                 () = drain.draining() => return Err(Refusal::Draining),
                 () = sleep(pause) => pause = (pause * 2).min(longest),
-            }
-        }
-    }
-
-    /// Finds the answer of the turn that a request repeats; `None`: there is none. `may_come`: the turn has ended, so
-    /// that its replica may just now write the answer to the store, and there is some time to wait for that.
-    async fn repeated_answer(
-        &self,
-        key: &SessionKey,
-        headers: &HeaderMap,
-        first: ClaimId,
-        may_come: bool,
-        record: &RequestRecord,
-    ) -> Result<Option<AsideResponse>, Refusal> {
-        let until = Instant::now() + LATE_ANSWER.1;
-        let waits = may_come && self.shared.answers.may_come(first);
-        let mut drain = self.shared.drain.clone();
-        loop {
-            let request = self.attach_request(key, headers, true);
-            match request.find_turn(first, record).await? {
-                FoundAnswer::Answer(answer) => return Ok(Some(AsideResponse::Answer(answer))),
-                FoundAnswer::Seen => return Ok(Some(AsideResponse::Own(no_answer()))),
-                FoundAnswer::None if waits && Instant::now() < until => {}
-                FoundAnswer::None => return Ok(None),
-            }
-            tokio::select! {
-                () = drain.draining() => return Err(Refusal::Draining),
-                () = sleep(LATE_ANSWER.0) => {}
             }
         }
     }

@@ -411,6 +411,7 @@ async fn a_repeat_waits_for_an_answer_that_is_not_in_redis_yet() {
         wait_for_async(looks, "the repeat looks for it").await;
         bench.redis.command(&["RENAME", "later", &answer]).await;
         assert_whole(on_repeat, &repeat.answer().await, "once");
+        assert_eq!(bench.backend.turns("s1").len(), 1, "the turn ran once");
     }
 }
 

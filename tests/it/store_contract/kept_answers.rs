@@ -351,12 +351,19 @@ async fn a_turn_without_an_answer_is_named_as_the_last(bench: StoreSetup) {
     let (before, failed) = (bench.claim(KEY, LEASE), bench.claim(KEY, LEASE));
     bench.write(&before, &write(START, &[(HEAD, "head")])).await;
     assert!(
-        bench.write(&failed, &write(START, &[])).await,
+        bench
+            .write(&failed, &write(START, &[(end(0), "end")]))
+            .await,
         "nothing is lost"
     );
     let last = bench.find().await.last;
     assert_eq!(last, Some(failed.id), "it is the last turn");
-    assert_eq!(bench.read(&failed, START, 9).await, None, "without answer");
+    let its_end = Some(vec![(end(0), "end".to_owned())]);
+    assert_eq!(
+        bench.read(&failed, START, 9).await,
+        its_end,
+        "it has no more"
+    );
     assert!(
         bench.read(&before, START, 9).await.is_some(),
         "the one before it stays for repeats"
