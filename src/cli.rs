@@ -50,7 +50,7 @@ struct Arguments {
 /// The configuration file of a command that reads it. A command without this option doesn't accept it.
 #[derive(Debug, Default, Args)]
 struct ConfigOption {
-    /// The configuration file [default: config.toml; none for `drain`]
+    /// The configuration file [default: config.toml]
     #[arg(
         id = "config_file",
         long = "config",

@@ -35,6 +35,7 @@ use upstream::{TrustedCas, UpstreamHost, UpstreamProtocol};
 use value_kind::{Optional, quoted, text, word, words};
 
 pub mod admin;
+mod attaching;
 mod busy;
 mod cors;
 mod errors;
@@ -263,7 +264,16 @@ impl Config {
     pub fn remarks(&self) -> Vec<Problem> {
         let mut remarks = Vec::new();
         if self.store.url == StoreAddress::Memory {
-            remarks.push("locks are in the memory of this process and protect one replica only; for more replicas set store.url");
+            remarks.push(match self.keeps_answers() {
+                true => {
+                    "locks and answers are in the memory of this process: its locks protect one replica only, and only \
+                     this replica can send its answers again; for more replicas set store.url"
+                }
+                false => {
+                    "locks are in the memory of this process and protect one replica only; for more replicas set \
+                     store.url"
+                }
+            });
         }
         if self.admin.token_file.is_none() && !self.admin.listen.ip().to_canonical().is_loopback() {
             remarks.push("admin.listen can be reached from other machines and admin.token_file isn't set: only /livez, /readyz and /metrics are answered; set admin.token_file to see and release locks");
@@ -277,6 +287,7 @@ impl Config {
         }
         let remarks = remarks.into_iter().map(|remark| Problem::new("", remark));
         let remarks = remarks.chain(self.observation_remark());
+        let remarks = remarks.chain(self.attaching_remarks());
         self.warnings.iter().cloned().chain(remarks).collect()
     }
 
@@ -451,21 +462,6 @@ impl Config {
                 None => ("name", quoted(&route.name)),
             };
             root.note_as(&format!("routes[{entry}].{key}"), value, why);
-        }
-    }
-
-    /// Reports routes whose requests attach to answers that no route keeps.
-    fn check_attaching(&self, root: &ConfigTable<'_>, entries: &[usize]) {
-        for (entry, route) in entries.iter().zip(&self.routes) {
-            let Some(turn) = route.turn.as_ref().filter(|turn| turn.attach) else {
-                continue;
-            };
-            let keeps = |other: &TurnConfig| other.lock.replay && other.lock.key == turn.lock.key;
-            if !self.turns().any(keeps) {
-                let why = "finds no answer: no route with the same `key` keeps its answers; write replay = true into \
-                           the route of the turns";
-                root.note_as(&format!("routes[{entry}].attach"), "true".into(), why);
-            }
         }
     }
 

@@ -74,6 +74,7 @@ pub mod redact;
 pub mod reload;
 pub mod secret;
 pub mod service;
+pub mod timestamp;
 pub mod trace;
 pub mod wire;
 

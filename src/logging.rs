@@ -12,11 +12,13 @@ use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, fmt, registry};
 
+use clock::LogClock;
 use plain::PlainFields;
 use spool::Spool;
 
 pub use panics::hide_panics;
 
+mod clock;
 mod panics;
 mod plain;
 mod spool;
@@ -64,7 +66,9 @@ pub fn init(style: LogStyle, events: LoggedEvents) -> io::Result<Logging> {
     let spool = Spool::start(io::stderr())?;
     let (filter, handle) = reload::Layer::new(events.targets());
     let filtered = registry().with(filter);
-    let layer = fmt::layer().with_writer(spool.writer());
+    let layer = fmt::layer()
+        .with_timer(LogClock)
+        .with_writer(spool.writer());
     let started = match style {
         LogStyle::Text if io::stderr().is_terminal() => filtered.with(layer).try_init(),
         LogStyle::Text => {

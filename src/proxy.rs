@@ -26,7 +26,7 @@ use crate::drain::DrainWatch;
 use crate::key::{OnceKey, SessionKey};
 use crate::listen::{ClientBody, ClientConnection, RejectedRequest, Serve};
 use crate::lock::Locks;
-use acquire::TurnLock;
+use acquire::{EarlyClient, TurnLock};
 use body_timer::BodyLimits;
 use cors::{CorsPolicy, RequestOrigin};
 use forward::headers::{self, RequestIds};
@@ -394,7 +394,9 @@ impl Proxy {
                 callers: head.extensions.get(),
                 once: once.as_ref(),
                 early: early
-                    .filter(|_| upgrade.is_none() && self.keeps_client(&head, origin, route)),
+                    .filter(|_| upgrade.is_none() && self.keeps_client(&head, origin, route))
+                    .zip(turn.lock.keep_alive)
+                    .map(|(early, interval)| EarlyClient::new(early, interval)),
                 format,
                 language,
             };

@@ -25,7 +25,8 @@ use crate::config::admin;
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit codes: 0 the process was told; 1 no process was found, or several, or it can't be \
-                  signalled; 2 wrong arguments; 78 the file can't be read, or its admin.listen is wrong."
+                  signalled; 2 wrong arguments; 78 the file can't be read, or its admin.listen is wrong.",
+    mut_arg("config_file", |arg| arg.help("The configuration file of the process, if several run here"))
 )]
 pub(super) struct DrainArgs {
     #[command(flatten)]

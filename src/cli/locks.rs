@@ -30,7 +30,8 @@ use crate::lock::operator::{
 /// Options of `seriatim locks`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit codes: 0 done, also if the lock was free already; 1 not done, because the store can't be \
+    after_help = "The user of requests that name none is `unknown`, unless `user_id` of their route says otherwise.\n\n\
+                  Exit codes: 0 done, also if the lock was free already; 1 not done, because the store can't be \
                   reached, another turn holds the lock now, there is no turn to interrupt, it did not stop in time, \
                   or the request no longer waits; 2 wrong arguments; 78 invalid configuration. Every change is logged on standard \
                   error."
@@ -87,7 +88,8 @@ struct LockChange {
 
 #[derive(Debug, Args)]
 struct LockSelector {
-    /// The user id, as the client sends it
+    /// The user id, as the client sends it; `unknown` for requests that name no user, unless `user_id` of the route says
+    /// otherwise
     #[arg(
         required_unless_present = "key",
         requires = "session",
@@ -109,7 +111,8 @@ struct LockSelector {
 
 #[derive(Debug, Args)]
 struct WaiterSelector {
-    /// The user id, the session id and the request id, which `locks show` prints; with --key, only the request id
+    /// The user id (`unknown` for requests that name no user), the session id and the request id, which `locks show`
+    /// prints; with --key, only the request id
     #[arg(
         required = true,
         num_args = 1..=3,
@@ -245,7 +248,7 @@ impl LocksCommand {
                 } else {
                     let key = plain(dequeued.key.as_str());
                     print(format!(
-                        "request {} no longer waits for {key}",
+                        "took request {} out of the queue of {key}",
                         plain(request)
                     ));
                 }

@@ -387,8 +387,8 @@ impl LockConfig {
             let (key, why) = match table.wrote("on_disconnect") {
                 true => (
                     table.blamed("on_disconnect", &["replay"]),
-                    "contradicts replay = true, or on_disconnect = \"cancel\" of the preset: an answer is kept for \
-                     clients that come back; leave one of them out",
+                    "contradicts replay = true and on_disconnect = \"cancel\": an answer is kept for clients that come \
+                     back; leave one of them out",
                 ),
                 false => (
                     "replay",
@@ -439,6 +439,14 @@ impl LockConfig {
                 KEY,
                 "contradicts interrupt = true: an interrupted turn would continue at the backend, \
                  together with the next one; leave one of them out",
+            ),
+            // "cancel" would contradict `replay`, which needs no "continue" of the preset.
+            key if self.replay => (
+                key,
+                "contradicts on_disconnect = \"continue\" of the preset, which is for a backend that continues when \
+                 its client leaves: write interrupt = false; if your backend stops, replace this entry by the \
+                 routes that `seriatim presets` prints, and leave on_disconnect out there, or write \
+                 preset = \"vercel-ai-resume\" in place of \"vercel-ai\"",
             ),
             key => (
                 key,

@@ -88,7 +88,7 @@ options! {
         /// the first template with a value is used. A turn without a value is never a repeat. The body is read
         /// before the lock is taken.
         once: Vec<Template> = Vec::new(), Templates, unset "no turn is recognised",
-            example "[\"{header:idempotency-key}\", \"{body:/messages/-1/id}\"]", Live;
+            example "[\"{header:idempotency-key}\"]", Live;
     }
     beside {
         /// The route's options of `[lock]`.

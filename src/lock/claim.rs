@@ -13,6 +13,7 @@ use serde_json::json;
 use super::format::INSTANCE_FORMAT;
 use super::{ClaimId, Epoch, OnceClaim, OnceTurn};
 use crate::key::SessionKey;
+use crate::timestamp::{self, Precision};
 
 /// The value of a held lock: one line of JSON that tells a reader who holds the lock. Scripts only
 /// compare it for equality. Cheap to clone.
@@ -209,7 +210,7 @@ impl ClaimIssuer {
         is_kept: bool,
     ) -> Token {
         // By this machine's clock; nothing is decided by it.
-        let since = humantime::format_rfc3339_millis(SystemTime::now());
+        let since = SystemTime::now();
         let mut value = String::with_capacity(224);
         value.push_str(&self.token_prefix);
         // Writing to a string can't fail.
@@ -223,7 +224,9 @@ impl ClaimIssuer {
         }
         push_member(&mut value, ",\"route\":", route);
         push_member(&mut value, ",\"request\":", request);
-        let _ = write!(value, ",\"since\":\"{since}\"}}");
+        value.push_str(",\"since\":\"");
+        timestamp::push(&mut value, since, Precision::Millis);
+        value.push_str("\"}");
         Token(value.into())
     }
 }

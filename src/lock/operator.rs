@@ -485,7 +485,7 @@ fn matches(space: &Keyspace, key: &SessionKey, search: Option<&str>) -> bool {
 /// Why a request isn't in the queue, as far as that is known.
 fn why_not_waiting(has_lock: bool) -> &'static str {
     match has_lock {
-        true => "it has the lock now",
+        true => "it has the lock now; `seriatim locks interrupt` stops it",
         false => "it is over, has just got the lock, or waits under another store.prefix",
     }
 }

@@ -38,9 +38,11 @@ mod command;
 mod connection;
 mod echoes;
 mod error;
+mod frame;
 mod keys;
 mod login;
 mod node;
+mod pipelined;
 mod poll;
 mod reauth;
 mod replicas;
@@ -54,7 +56,6 @@ mod stream;
 mod target;
 mod tls;
 mod url;
-mod write_buffer;
 
 pub use address::RedisAddress;
 pub use tls::RedisTls;
@@ -241,9 +242,6 @@ impl Store for RedisStore {
     fn acquire(&self, claim: &Arc<Claim>, request: &AcquireRequest) -> StoreFuture<AcquireReply> {
         let routes = self.routes.clone();
         let (claim, request) = (Arc::clone(claim), request.clone());
-        let command = self
-            .names
-            .call_about(&claim, &scripts::ACQUIRE, CLAIM_BYTES);
         let waits = request.queue.is_some();
         let channel = waits.then(|| self.names.instance(&claim.instance));
         let names = self.names.clone();
@@ -251,7 +249,7 @@ impl Store for RedisStore {
             let attempt = |clock: &RedisClock| {
                 let not_after = clock.at(Instant::now() + routes.timeout() + CLOCK_SLACK);
                 claim.raise_not_after(not_after);
-                let mut command = command.clone();
+                let mut command = names.call_about(&claim, &scripts::ACQUIRE, CLAIM_BYTES);
                 command
                     .arg(claim.token.as_str())
                     .arg(millis(claim.lease))

@@ -48,6 +48,15 @@ impl Plain<'_> {
     }
 }
 
+impl Plain<'_> {
+    /// Adds a value that needs no formatter.
+    fn write(&mut self, field: &Field, value: &str) {
+        if self.result.is_ok() {
+            self.result = self.name(field).and_then(|()| self.writer.write_str(value));
+        }
+    }
+}
+
 impl Visit for Plain<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         if self.result.is_ok() {
@@ -57,8 +66,22 @@ impl Visit for Plain<'_> {
         }
     }
 
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        let mut digits = itoa::Buffer::new();
+        self.write(field, digits.format(value));
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        let mut digits = itoa::Buffer::new();
+        self.write(field, digits.format(value));
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.write(field, if value { "true" } else { "false" });
+    }
+
     fn record_str(&mut self, field: &Field, value: &str) {
-        // Most values need no escapes, and are written faster without the formatter.
+        // Most texts need no escapes, and are written faster without the formatter.
         let is_plain = value
             .bytes()
             .all(|b| (b' '..0x7f).contains(&b) && !matches!(b, b'"' | b'\\'));

@@ -2,11 +2,11 @@
 
 use std::convert::Infallible;
 use std::future::pending;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::HeaderMap;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::body_timer::BodyLimits;
 use super::forward::{OutgoingBody, ReadAheadLimit};
@@ -44,10 +44,21 @@ pub(super) struct TurnLock<'t> {
     /// What tells whether the turn repeats another one; `None`: nothing does.
     pub(super) once: Option<&'t OnceKey>,
     /// Where the turn may ask for a response before its own; `None`: its client reads no event stream.
-    pub(super) early: Option<&'t EarlyResponse>,
+    pub(super) early: Option<EarlyClient<'t>>,
     /// The format and the language of an error.
     pub(super) format: &'t ErrorFormat,
     pub(super) language: SentenceLanguage,
+}
+
+/// A client that may get a response before that of its turn.
+pub(super) struct EarlyClient<'t> {
+    response: &'t EarlyResponse,
+    /// The time after which it gets one, and between two comments.
+    interval: Duration,
+    /// The place of its turn in the queue.
+    place: Arc<WaitPlace>,
+    /// When the lock was asked for first.
+    asked: OnceLock<Instant>,
 }
 
 /// Why a turn did not get its lock.
@@ -68,6 +79,19 @@ impl From<Refusal> for RefusedLock {
         Self {
             refusal,
             repeats: None,
+        }
+    }
+}
+
+// === impl EarlyClient ===
+
+impl<'t> EarlyClient<'t> {
+    pub(super) fn new(response: &'t EarlyResponse, interval: Duration) -> Self {
+        Self {
+            response,
+            interval,
+            place: Arc::default(),
+            asked: OnceLock::new(),
         }
     }
 }
@@ -104,19 +128,20 @@ impl TurnLock<'_> {
         record.lock_asked();
         let (locks, request_id) = (self.locks, &record.request_id);
         let callers = self.callers();
-        let early = self.early.zip(lock.keep_alive);
-        let place = early.map(|_| Arc::<WaitPlace>::default());
+        if let Some(early) = &self.early {
+            early.asked.get_or_init(Instant::now);
+        }
         let asked = LockRequest {
             route: self.route,
             request: request_id,
             callers: &callers,
-            place: place.as_ref(),
+            place: self.early.as_ref().map(|early| &early.place),
             once: self.once.map(|once| (once, lock.once_for)),
             is_kept: lock.replay,
         };
         let acquiring = locks.acquire(key, asked, &lock.options);
         let acquired = if lock.options.blocking {
-            let keeping = self.keep_client(early, place.as_ref(), record);
+            let keeping = self.keep_client(true, record);
             let mut drain = self.drain.clone();
             let waiting = async {
                 sleep(WAITS_AFTER).await;
@@ -134,11 +159,9 @@ impl TurnLock<'_> {
         } else {
             acquiring.await.map_err(|error| self.refused(error, record))
         };
-        if let Some(early) = self.early {
-            early.wait_ended();
-        }
         match acquired {
             Ok(held) => {
+                self.wait_ended();
                 record.lock_granted(&held);
                 if lock.nested_calls == NestedCalls::Traceparent {
                     record.turn_trace = Some(self.turn_trace(held.tag()));
@@ -152,33 +175,38 @@ impl TurnLock<'_> {
         }
     }
 
-    /// Asks for an early response when the turn has waited for long enough. Never ends.
-    async fn keep_client(
-        &self,
-        early: Option<(&EarlyResponse, Duration)>,
-        place: Option<&Arc<WaitPlace>>,
-        record: &RequestRecord,
-    ) -> Infallible {
-        if let (Some((early, interval)), Some(place)) = (early, place) {
-            let since = Instant::now();
-            sleep(interval).await;
+    /// Asks for an early response when the turn has waited for long enough, unless the client has got one. `waits`: the turn
+    /// waits; otherwise, it or the turn that it repeats runs. Never ends.
+    pub(super) async fn keep_client(&self, waits: bool, record: &RequestRecord) -> Infallible {
+        if let Some(early) = self.early.as_ref().filter(|_| !record.is_early()) {
+            let interval = early.interval;
+            let since = *early.asked.get_or_init(Instant::now);
+            sleep_until(since + interval).await;
             // A client that has not sent its body yet may keep it when the response begins.
             while self.client.withholds_body() {
                 sleep(interval).await;
             }
             record.response_began_early(self.config.timeouts.idle_stream);
-            early.want(WaitingTurn {
+            let turn = WaitingTurn {
                 comments: record.comments().clone(),
                 interval,
                 event: self.turn.lock.queue_events.clone(),
-                place: Arc::clone(place),
+                place: Arc::clone(&early.place),
                 since,
                 route: self.route.into(),
                 format: self.format.clone(),
                 language: self.language,
-            });
+            };
+            early.response.want(turn, waits);
         }
         pending().await
+    }
+
+    /// Notes that nothing keeps the turn from its answer but the backend: its client is told that the turn runs.
+    pub(super) fn wait_ended(&self) {
+        if let Some(early) = &self.early {
+            early.response.wait_ended();
+        }
     }
 
     /// The turns that wait for the request. The id of its trace may be one of them, or that of any other trace.

@@ -40,8 +40,8 @@ enum EarlyStep {
     /// The turn has not waited long enough.
     #[default]
     NotWanted,
-    /// The response is to begin now.
-    Wanted(WaitingTurn),
+    /// The response is to begin now. `waits`: the turn does, and doesn't run.
+    Wanted { turn: WaitingTurn, waits: bool },
     /// The response has begun, and the turn waits.
     Waiting,
     /// The response has begun, and the turn runs.
@@ -133,12 +133,13 @@ impl EarlyResponse {
         (can_begin && reads_events(kind, request.headers())).then(Self::default)
     }
 
-    /// Asks for the response to begin. It begins when the task of the request polls it next.
-    pub(super) fn want(&self, turn: WaitingTurn) {
-        *self.0.lock() = EarlyStep::Wanted(turn);
+    /// Asks for the response to begin. It begins when the task of the request polls it next. `waits`: the turn waits,
+    /// and doesn't run.
+    pub(super) fn want(&self, turn: WaitingTurn, waits: bool) {
+        *self.0.lock() = EarlyStep::Wanted { turn, waits };
     }
 
-    /// Notes that the turn has its lock, or is refused.
+    /// Notes that the turn has its lock, or that the turn that it repeats has.
     pub(super) fn wait_ended(&self) {
         let mut step = self.0.lock();
         if let EarlyStep::Waiting = *step {
@@ -149,7 +150,12 @@ impl EarlyResponse {
     fn take_wanted(&self) -> Option<WaitingTurn> {
         let mut step = self.0.lock();
         match replace(&mut *step, EarlyStep::Waiting) {
-            EarlyStep::Wanted(turn) => Some(turn),
+            EarlyStep::Wanted { turn, waits } => {
+                if !waits {
+                    *step = EarlyStep::Running;
+                }
+                Some(turn)
+            }
             other => {
                 *step = other;
                 None

@@ -21,7 +21,7 @@ use super::end::End;
 use super::forward::OutgoingBody;
 use super::keep_alive::unfit_response;
 use super::record::RequestRecord;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, UnfitResponse};
 use super::silence::{FilledResponse, SilenceFiller};
 use super::{Proxy, SentBody, TurnBody};
 use crate::answer::{AnswerHead, AnswerLimits, AnswerReader, AnswerWriter, SharingOptions};
@@ -59,8 +59,8 @@ pub(super) struct ViewedAnswer {
     reader: AnswerReader,
     /// Counts the request as a viewer.
     viewer: ViewerGauge,
-    /// Whether it is an event stream, into which comments can be written.
-    is_stream: bool,
+    /// Why it is no event stream, into which comments can be written; `None`: it is one.
+    unfit: Option<UnfitResponse>,
 }
 
 /// The pause before a repeat asks again what became of the turn before it, at first and at most.
@@ -115,25 +115,40 @@ impl Proxy {
                 RepeatedState::Ended => options.replay,
                 RepeatedState::Waits | RepeatedState::InDoubt => false,
             };
-            if may_read {
-                let request = self.attach_request(&key, lock.headers, true);
-                let response = match request.find_turn(first, record).await? {
-                    FoundAnswer::Answer(answer) => Some(AsideResponse::Answer(answer)),
-                    FoundAnswer::Seen => Some(AsideResponse::Own(no_answer())),
-                    FoundAnswer::None => None,
-                };
-                if let Some(response) = response {
-                    return Ok(TurnStart::Repeats(response));
-                }
-            }
-            if !(joins && is_under_way) {
-                return Err(refusal);
+            let waits = state == RepeatedState::Waits;
+            if !waits {
+                lock.wait_ended();
             }
             let mut drain = self.shared.drain.clone();
-            tokio::select! {
-                () = drain.draining() => return Err(Refusal::Draining),
-                () = sleep(pause) => pause = (pause * 2).min(longest),
+            let (request, asking) = (self.attach_request(&key, lock.headers, true), &*record);
+            let joining = async {
+                if may_read {
+                    match request.find_turn(first, asking).await? {
+                        FoundAnswer::Answer(answer) => {
+                            return Ok(Some(AsideResponse::Answer(answer)));
+                        }
+                        FoundAnswer::Seen => return Ok(Some(AsideResponse::Own(no_answer()))),
+                        FoundAnswer::None => {}
+                    }
+                }
+                if !(joins && is_under_way) {
+                    return Err(refusal);
+                }
+                tokio::select! {
+                    () = drain.draining() => Err(Refusal::Draining),
+                    () = sleep(pause) => Ok(None),
+                }
+            };
+            let joined = tokio::select! {
+                biased;
+                joined = joining => joined?,
+                // The repeat waits as a turn does, also where no turn waits.
+                never = lock.keep_client(waits, asking) => match never {},
+            };
+            if let Some(answer) = joined {
+                return Ok(TurnStart::Repeats(answer));
             }
+            pause = (pause * 2).min(longest);
         }
     }
 
@@ -201,9 +216,13 @@ impl Proxy {
         let mut headers = answer.head.headers.clone();
         self.allow_origin(&mut headers, origin, &record);
         record.response_began(answer.head.status.as_u16());
+        let is_early = record.is_early();
+        if let Some(unfit) = answer.unfit.filter(|_| is_early) {
+            record.note_unfit(unfit, &headers);
+        }
         let filled = FilledResponse {
-            is_stream: answer.is_stream,
-            is_early: false,
+            is_stream: answer.unfit.is_none(),
+            is_early,
             has_length: false,
         };
         let filler = SilenceFiller::for_response(filled, record.keep_alive(), idle_stream);
@@ -249,12 +268,12 @@ impl ViewedAnswer {
         let mut response = Response::new(());
         *response.status_mut() = head.status;
         response.headers_mut().clone_from(&head.headers);
-        let is_stream = unfit_response(&response).is_none();
+        let unfit = unfit_response(&response);
         Self {
             head,
             reader,
             viewer,
-            is_stream,
+            unfit,
         }
     }
 }

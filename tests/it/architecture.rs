@@ -75,6 +75,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "metrics",
             "outcome",
             "redact",
+            "timestamp",
             "trace",
         ],
     ),
@@ -95,6 +96,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "pem_files",
             "redact",
             "secret",
+            "timestamp",
         ],
     ),
     // A secret's file is looked at when the configuration is read, and read when it is asked for.
@@ -103,7 +105,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("secret", &[]),
     // A key's file is a secret.
     ("cipher", &["secret"]),
-    ("logging", &[]),
+    ("logging", &["timestamp"]),
+    ("timestamp", &[]),
     // What a request's spans say of its route and its session, and where they are sent.
     (
         "trace",
@@ -201,6 +204,7 @@ const OF_SIBLINGS: &[(&str, &str)] = &[
     ("replay", "crate::proxy::keep_alive::unfit_response"),
     ("replay", "crate::proxy::record::RequestRecord"),
     ("replay", "crate::proxy::refusal::Refusal"),
+    ("replay", "crate::proxy::refusal::UnfitResponse"),
     ("replay", "crate::proxy::silence"),
     ("replay", "crate::proxy::stream::ResponseAborted"),
     ("respond", "crate::proxy::body_timer::BodyLimits"),

@@ -48,6 +48,8 @@ const NGINX: Product = Product {
         &[
             ("listen 80;", "listen 127.0.0.1:PORT;"),
             ("proxy_read_timeout 60s;", "proxy_read_timeout 1s;"),
+            // The second replica is the first one here.
+            ("127.0.0.1:8081", "127.0.0.1:SERIATIM"),
         ],
     )],
     command: |folder| {

@@ -484,8 +484,14 @@ async fn a_viewer_that_falls_out_of_the_window_is_aborted() {
 
 /// As [`RESUME`], with turns that are recognised by their idempotency key.
 async fn start_once(tables: &str) -> Bench {
+    start_once_with(tables, "").await
+}
+
+/// As [`start_once`], with `options` of the route for turns.
+async fn start_once_with(tables: &str, options: &str) -> Bench {
     let chat = format!("{CHAT}once = [\"{{header:idempotency-key}}\"]\non_repeat = \"attach\"\n");
-    Bench::start(&format!("{tables}{RESUME}{chat}blocking = true\n")).await
+    let chat = format!("{chat}{options}blocking = true\n");
+    Bench::start(&format!("{tables}{RESUME}{chat}")).await
 }
 
 fn keyed(session: &str, script: &str, key: &str) -> Request {
@@ -549,6 +555,43 @@ async fn a_repeat_of_a_turn_that_waits_joins_it_or_takes_its_place() {
             2,
             "it ran once: {is_left}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_repeat_that_waits_for_its_answer_is_kept_as_a_waiting_turn() {
+    let bench = start_once_with("", "stream = \"sse\"\nkeep_alive = \"100ms\"\n").await;
+    let no_stream = "event: error\ndata: {\"success\":false,";
+    for (script, expected) in [("gate", &*event(0)), ("gate-head", no_stream)] {
+        let mut holder = bench.client().await;
+        holder.send(&keyed(script, "gate", "k0")).await;
+        holder.read_until(&event(0)).await;
+        let request = keyed(script, script, "k1");
+        let mut first = bench.client().await;
+        first.send(&request).await;
+        bench.app.wait_for_waiters(1).await;
+        let mut repeat = bench.client().await;
+        repeat.send(&request).await;
+        // It has no place in the queue of its own.
+        within("a comment", repeat.read_until(": queued waiting=")).await;
+        bench.backend.open_gate(script);
+        assert!(holder.answer().await.whole, "the turn before it");
+        bench.backend.started(script, 2).await;
+        if script == "gate-head" {
+            within("a comment", repeat.read_until(": running\n\n")).await;
+            // One that comes while the turn runs has not waited for another.
+            let mut late = bench.client().await;
+            late.send(&request).await;
+            within("a comment", late.read_until(": running\n\n")).await;
+            assert!(!late.head().await.text().contains(": queued"), "none waits");
+        }
+        bench.backend.open_gate(script);
+        let answer = repeat.answer().await;
+        assert!(answer.whole && answer.status == 200, "{script}: {answer:?}");
+        let text = answer.text();
+        assert!(text.contains(expected), "{script}: what it got: {text}");
+        assert!(first.answer().await.whole, "the first one isn't affected");
+        assert_eq!(bench.backend.turns(script).len(), 2, "it ran once");
     }
 }
 

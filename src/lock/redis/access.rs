@@ -31,7 +31,8 @@ impl RedisStore {
     /// See [`super::Store::check_access`].
     pub(super) fn try_access(&self, key: &SessionKey) -> StoreFuture<()> {
         let record = self.names.record(key, "self-test");
-        let attempts = AccessAttempt::all(self.names.session(key), record, self.instance.as_ref());
+        let (keys, instance) = (self.names.session(key), self.instance.as_deref());
+        let attempts = AccessAttempt::all(&keys, &record, instance);
         let (routes, channel) = (self.routes.clone(), self.instance.clone());
         let key = key.clone();
         Box::pin(async move {
@@ -58,37 +59,38 @@ impl AccessAttempt {
     /// One attempt for each key and for each command that turns use. `record` is the key of a turn that is executed
     /// once. `instance` is the key of this process's heartbeat, which is only read: it is in use. `None`: the store knows
     /// no such key.
-    pub(super) fn all(keys: SessionKeys, record: String, instance: Option<&String>) -> Vec<Self> {
-        let SessionKeys([lock, fence, queue, waiters]) = keys;
-        let read = [&lock, &fence, &queue, &waiters, &record].into_iter();
-        let reads = read.chain(instance).map(|key| ("GET", key, &[][..]));
+    pub(super) fn all(keys: &SessionKeys, record: &str, instance: Option<&str>) -> Vec<Self> {
+        let keys = keys.all();
+        let [lock, _fence, queue, waiters] = keys;
+        let reads = keys.into_iter().chain([record]).chain(instance);
+        let reads = reads.map(|key| ("GET", key, &[][..]));
         // `XX` sets only what is there. HSET lacks a value: Redis checks the permission first, and the
         // arguments later.
         let others: [(_, _, &[&str]); 17] = [
-            ("SET", &lock, &["", "XX", "PX", "1"]),
-            ("EXISTS", &lock, &[]),
-            ("PEXPIRE", &lock, &["1"]),
-            ("PTTL", &lock, &[]),
-            ("DEL", &lock, &[]),
-            ("ZADD", &queue, &["XX", "0", "0"]),
-            ("ZSCORE", &queue, &["0"]),
-            ("ZCARD", &queue, &[]),
-            ("ZRANGE", &queue, &["0", "0"]),
-            ("ZREM", &queue, &["0"]),
-            ("HSET", &waiters, &["0", "0", "0"]),
-            ("HGET", &waiters, &["0"]),
-            ("HEXISTS", &waiters, &["0"]),
-            ("HDEL", &waiters, &["0"]),
-            ("SET", &record, &["", "XX", "PX", "1"]),
-            ("PEXPIRE", &record, &["1"]),
-            ("DEL", &record, &[]),
+            ("SET", lock, &["", "XX", "PX", "1"]),
+            ("EXISTS", lock, &[]),
+            ("PEXPIRE", lock, &["1"]),
+            ("PTTL", lock, &[]),
+            ("DEL", lock, &[]),
+            ("ZADD", queue, &["XX", "0", "0"]),
+            ("ZSCORE", queue, &["0"]),
+            ("ZCARD", queue, &[]),
+            ("ZRANGE", queue, &["0", "0"]),
+            ("ZREM", queue, &["0"]),
+            ("HSET", waiters, &["0", "0", "0"]),
+            ("HGET", waiters, &["0"]),
+            ("HEXISTS", waiters, &["0"]),
+            ("HDEL", waiters, &["0"]),
+            ("SET", record, &["", "XX", "PX", "1"]),
+            ("PEXPIRE", record, &["1"]),
+            ("DEL", record, &[]),
         ];
         let all = reads.chain(others);
         all.map(|(name, key, arguments)| {
             let mut command = cmd(name);
             command.arg(key).arg(arguments);
             let text = [name, " ", key].concat();
-            let key = key.clone();
+            let key = key.to_owned();
             Self { command, key, text }
         })
         .collect()

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use redis::aio::{MultiplexedConnection, PubSubStream};
+use redis::aio::PubSubStream;
 use redis::{Cmd, PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -33,6 +33,7 @@ use super::error::{
 };
 use super::login;
 use super::node::{NodeRole, RedisNode};
+use super::pipelined::PipelinedConnection;
 use super::reauth::LoginKeeper;
 use super::replicas::ReplicaWait;
 use super::scripts;
@@ -89,7 +90,7 @@ enum LinkState {
 
 #[derive(Clone)]
 struct LinkConnected {
-    connection: MultiplexedConnection,
+    connection: PipelinedConnection,
     number: u64,
     /// What lets replicas of the same server confirm locks; `None`: they need not.
     replicas: Option<Arc<ReplicaWait>>,
@@ -106,7 +107,7 @@ enum LinkReport {
 /// The current connection, as its keeper has it.
 struct KeptLink {
     node: RedisNode,
-    connection: MultiplexedConnection,
+    connection: PipelinedConnection,
     /// The task that reads and writes. It ends when the connection is lost.
     driver: JoinHandle<()>,
     login: Option<LoginKeeper>,
@@ -183,7 +184,7 @@ impl RedisConnection {
         give_up: Instant,
     ) -> Result<Value, LinkError> {
         let began = Instant::now();
-        let mut up = self.up(give_up).await?;
+        let up = self.up(give_up).await?;
         let _timed = TimedCommand {
             began,
             recorder: &self.times[command as usize],
@@ -191,24 +192,21 @@ impl RedisConnection {
         let command = build(&self.clock);
         let mut has_loaded = false;
         loop {
-            let sent = async {
-                let sent = match is_asking {
-                    false => up.connection.send_packed_command(&command).await,
-                    true => send_asking(&mut up.connection, &command).await,
-                };
-                sent.and_then(Value::extract_error)
+            let sent = match is_asking {
+                false => up.connection.send(&command, give_up).await,
+                true => up.connection.send_asking(&command, give_up).await,
             };
-            let error = match timeout_at(give_up, sent).await {
-                Ok(Ok(value)) => return Ok(value),
-                Ok(Err(error)) => error,
-                Err(_) => {
+            let error = match sent {
+                Ok(value) => return Ok(value),
+                Err(error) if error.is_timeout() => {
                     self.give_up(up.number, "a command got no reply");
                     return Err(self.timed_out().into());
                 }
+                Err(error) => error,
             };
             // After `SCRIPT FLUSH`, or a restart.
             if error.code() == Some("NOSCRIPT") && !std::mem::replace(&mut has_loaded, true) {
-                self.load_scripts(&mut up, give_up).await?;
+                self.load_scripts(&up, give_up).await?;
                 continue;
             }
             let reason = server_error(&error);
@@ -286,18 +284,12 @@ impl RedisConnection {
         }
     }
 
-    async fn load_scripts(
-        &self,
-        up: &mut LinkConnected,
-        give_up: Instant,
-    ) -> Result<(), StoreError> {
-        let load = scripts::load();
-        let loaded = load.exec_async(&mut up.connection);
-        match timeout_at(give_up, loaded).await {
-            Ok(Ok(())) => Ok(()),
+    async fn load_scripts(&self, up: &LinkConnected, give_up: Instant) -> Result<(), StoreError> {
+        match up.connection.execute(&scripts::load(), give_up).await {
+            Ok(()) => Ok(()),
+            Err(error) if error.is_timeout() => Err(self.timed_out()),
             // The command that needs the scripts was not executed.
-            Ok(Err(error)) => Err(not_executed(&self.label, &error)),
-            Err(_) => Err(self.timed_out()),
+            Err(error) => Err(not_executed(&self.label, &error)),
         }
     }
 
@@ -339,14 +331,6 @@ impl From<StoreError> for LinkError {
     }
 }
 
-/// Sends a command that a cluster's node executes although it does not own the slot yet.
-async fn send_asking(connection: &mut MultiplexedConnection, command: &Cmd) -> RedisResult<Value> {
-    let mut both = redis::pipe();
-    both.cmd("ASKING").add_command(command.clone());
-    let mut replies = connection.send_packed_commands(&both, 1, 1).await?;
-    Ok(replies.pop().unwrap_or(Value::Nil))
-}
-
 /// Waits until another server has answered at the place of a connection: behind an address that moves, the old one
 /// may still accept writes.
 async fn is_replaced(servers: RedisServer, server: Option<(Box<str>, Box<str>)>) {
@@ -357,7 +341,7 @@ async fn is_replaced(servers: RedisServer, server: Option<(Box<str>, Box<str>)>)
 }
 
 /// Keeps the connection logged in. Resolves with the reason when the connection has to be given up.
-async fn keep_login(login: Option<LoginKeeper>, connection: MultiplexedConnection) -> Arc<str> {
+async fn keep_login(login: Option<LoginKeeper>, connection: PipelinedConnection) -> Arc<str> {
     match login {
         Some(login) => login.keep(connection).await,
         None => pending().await,
@@ -473,17 +457,22 @@ impl ConnectionKeeper {
         let (node, role) = self.target.server().await?;
         self.tried = Some(node.clone());
         let reports = reports.clone();
-        let on_push = move |info| reports.send(LinkReport::Pushed(info)).is_ok();
+        let on_push = move |info| {
+            // The keeper is gone only when the process is stopping.
+            let _ = reports.send(LinkReport::Pushed(info));
+        };
         let opening = async {
-            let mut opened = login::open(&self.address, &node, role, on_push, give_up).await?;
+            let opened = login::open(&self.address, &node, role, on_push, give_up).await?;
             let place = self.place(role, &node);
-            let prepared = self.prepare(place, &node, &mut opened.connection).await;
+            let prepared = self
+                .prepare(place, &node, &opened.connection, give_up)
+                .await;
             let server = prepared.map_err(|error| not_executed(&node.label, &error))?;
             // Without RESP3 it may be a proxy, which asks any of its servers.
             let is_one = opened.has_messages;
             let messages = match &self.listener {
                 Some(ChannelListener { channel, .. }) if opened.has_messages => {
-                    let subscribed = opened.connection.subscribe(&**channel).await;
+                    let subscribed = opened.connection.subscribe(channel, give_up).await;
                     subscribed.map_err(|error| not_executed(&node.label, &error))?;
                     None
                 }
@@ -524,12 +513,14 @@ impl ConnectionKeeper {
         &self,
         place: &str,
         node: &RedisNode,
-        connection: &mut MultiplexedConnection,
+        connection: &PipelinedConnection,
+        give_up: Instant,
     ) -> RedisResult<Box<str>> {
-        scripts::load().exec_async(connection).await?;
-        let server = self.address.server.note(place, node, connection).await?;
-        let time = connection.send_packed_command(&redis::cmd("TIME")).await?;
-        self.clock.set_from_reply(&time.extract_error()?)?;
+        connection.execute(&scripts::load(), give_up).await?;
+        let server = (self.address.server).note(place, node, connection, give_up);
+        let server = server.await?;
+        let time = connection.send(&redis::cmd("TIME"), give_up).await?;
+        self.clock.set_from_reply(&time)?;
         Ok(server)
     }
 

@@ -5,7 +5,7 @@
 //! `store.prefix`. Invariant: all keys of a session contain the lock's key as a hash tag, so that a
 //! cluster keeps them in one slot. The queue, the answers and the instance have a format number in their names.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use redis::Cmd;
 
@@ -23,13 +23,30 @@ pub(super) struct KeyNames {
 
 /// The keys of one session, in the order in which scripts expect them: the lock, its fence, its queue,
 /// and its waiters.
-pub(super) struct SessionKeys(pub(super) [String; ALL_KEYS]);
+pub(super) struct SessionKeys {
+    /// One after the other, so that they take one allocation.
+    text: String,
+    /// Where each key ends.
+    ends: [usize; ALL_KEYS],
+}
 
 /// The number of a session's keys.
 pub(super) const ALL_KEYS: usize = 4;
 
 /// The number of the keys that exist while a lock is held, which come first.
 pub(super) const LOCK_AND_FENCE: usize = 2;
+
+/// The names of the companions of a lock: its fence, its queue and its waiters.
+static NAMES: LazyLock<[String; ALL_KEYS - 1]> = LazyLock::new(|| {
+    [
+        "fence".to_owned(),
+        format!("{QUEUE_FORMAT}:queue"),
+        format!("{QUEUE_FORMAT}:waiters"),
+    ]
+});
+
+/// At most as many bytes as a companion has beside the prefix and the lock's key.
+const LONGEST_NAME: usize = 16;
 
 // === impl KeyNames ===
 
@@ -43,13 +60,16 @@ impl KeyNames {
 
     /// The keys of a session.
     pub(super) fn session(&self, key: &SessionKey) -> SessionKeys {
-        let queue = |name: &str| self.companion(key, &format!("{QUEUE_FORMAT}:{name}"));
-        SessionKeys([
-            key.as_str().to_owned(),
-            self.companion(key, "fence"),
-            queue("queue"),
-            queue("waiters"),
-        ])
+        let lock = key.as_str();
+        let longest = self.prefix.len() + lock.len() + LONGEST_NAME;
+        let mut text = String::with_capacity(longest * ALL_KEYS);
+        text.push_str(lock);
+        let mut ends = [text.len(); ALL_KEYS];
+        for (end, name) in ends[1..].iter_mut().zip(NAMES.iter()) {
+            text.extend([&*self.prefix, "{", lock, "}:", name]);
+            *end = text.len();
+        }
+        SessionKeys { text, ends }
     }
 
     /// A key of a session that exists for a moment only, while replicas confirm a lock.
@@ -89,7 +109,7 @@ impl KeyNames {
         let Some(record) = self.record_of(claim) else {
             return keys.call(script, argument_bytes);
         };
-        let keys: Vec<_> = keys.0.iter().chain([&record]).map(String::as_str).collect();
+        let keys: Vec<_> = keys.all().into_iter().chain([&*record]).collect();
         script.call(keys.into_iter(), argument_bytes)
     }
 
@@ -104,9 +124,11 @@ impl KeyNames {
         argument_bytes: usize,
     ) -> Cmd {
         let keys: Vec<_> = sessions.map(|key| self.session(key)).collect();
-        let keys = keys.iter().flat_map(|keys| &keys.0[..keys_each]);
-        let keys: Vec<_> = keys.chain(records).collect();
-        script.call(keys.iter().map(|key| key.as_str()), argument_bytes)
+        let keys = keys
+            .iter()
+            .flat_map(|keys| keys.all().into_iter().take(keys_each));
+        let keys: Vec<_> = keys.chain(records.iter().map(String::as_str)).collect();
+        script.call(keys.into_iter(), argument_bytes)
     }
 
     /// The key of an instance's heartbeat, which is also the name of its channel.
@@ -129,9 +151,17 @@ pub(super) fn instance_key(prefix: &str, instance: &str) -> String {
 // === impl SessionKeys ===
 
 impl SessionKeys {
+    /// The keys in their order.
+    pub(super) fn all(&self) -> [&str; ALL_KEYS] {
+        std::array::from_fn(|at| {
+            let begin = at.checked_sub(1).map_or(0, |before| self.ends[before]);
+            &self.text[begin..self.ends[at]]
+        })
+    }
+
     /// A call of a script with all keys; `argument_bytes` is the size of the arguments to come.
     pub(super) fn call(&self, script: &Script, argument_bytes: usize) -> Cmd {
-        script.call(self.0.iter().map(String::as_str), argument_bytes)
+        script.call(self.all().into_iter(), argument_bytes)
     }
 }
 
@@ -144,16 +174,17 @@ mod tests {
         let key = SessionKey::literal("lock:session:u:s");
         for prefix in ["", "staging:", "lock:session:"] {
             let names = KeyNames::new(prefix);
-            let SessionKeys([lock, companions @ ..]) = names.session(&key);
+            let keys = names.session(&key);
+            let [lock, companions @ ..] = keys.all();
             assert_eq!(lock, key.as_str(), "Python code knows the lock by this key");
             let heartbeat = names.instance("agent-0");
             let confirmation = names.confirmation(&key);
             let record = names.record(&key, "6ab9");
             let answer = names.newest_answer(&key);
-            for beside in companions
-                .iter()
-                .chain([&heartbeat, &confirmation, &record, &answer])
-            {
+            let queue = format!("{prefix}{{lock:session:u:s}}:1:queue");
+            assert_eq!(companions[1], queue, "the queue has a format number");
+            let others = [&*heartbeat, &*confirmation, &*record, &*answer];
+            for beside in companions.iter().chain(&others) {
                 assert!(
                     beside.starts_with(prefix),
                     "{beside} has the prefix {prefix:?}"
@@ -163,7 +194,7 @@ mod tests {
                     "{beside} isn't listed as a lock"
                 );
             }
-            assert!(!names.is_beside_locks(&lock), "a lock is listed");
+            assert!(!names.is_beside_locks(lock), "a lock is listed");
         }
     }
 }

@@ -5,25 +5,22 @@
 
 use std::sync::Arc;
 
-use redis::aio::{MultiplexedConnection, PubSub, PubSubStream};
-use redis::{
-    AsyncConnectionConfig, ErrorKind, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError,
-    RedisResult, Value,
-};
+use redis::aio::{PubSub, PubSubStream};
+use redis::{Cmd, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError, RedisResult, Value};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::address::RedisAddress;
 use super::error::{not_executed, not_sent, server_error};
 use super::node::{NodeRole, RedisNode, ServerHello};
+use super::pipelined::PipelinedConnection;
 use super::reauth::LoginKeeper;
 use super::stream;
-use super::write_buffer::WriteBuffer;
 use crate::lock::StoreError;
 
 /// A connection that has logged in.
 pub(super) struct NodeConnection {
-    pub(super) connection: MultiplexedConnection,
+    pub(super) connection: PipelinedConnection,
     /// The task that reads and writes. It ends when the connection is lost, and the connection with it.
     pub(super) driver: JoinHandle<()>,
     /// Whether the server sends messages over this connection. Otherwise they need a connection of their own.
@@ -33,7 +30,7 @@ pub(super) struct NodeConnection {
 }
 
 /// Connects to a server, logs in, and checks that the server can be used in this role. `on_push` gets what the
-/// server sends without being asked; it gives whether anybody wants it.
+/// server sends without being asked.
 ///
 /// # Errors
 /// When there is no connection, the login fails, or the server is of another kind. The text says what to do.
@@ -41,7 +38,7 @@ pub(super) async fn open(
     address: &RedisAddress,
     node: &RedisNode,
     role: NodeRole,
-    on_push: impl Fn(PushInfo) -> bool + Send + Sync + 'static,
+    on_push: impl Fn(PushInfo) + Clone + Send + Unpin + 'static,
     give_up: Instant,
 ) -> Result<NodeConnection, StoreError> {
     let login = match role {
@@ -53,32 +50,21 @@ pub(super) async fn open(
         option: password_option(role),
         reason: error.to_string().into(),
     })?;
-    let config = new_config().set_push_sender(move |info| match on_push(info) {
-        true => Ok(()),
-        false => Err(redis::aio::SendError),
-    });
     let failed = |error: RedisError| login_error(address, node, role, &error);
-    let connected = connect(address, node, &login, config, give_up).await?;
-    let has_messages = !matches!(&connected, Err(error) if lacks_resp3(error));
-    let (mut connection, driver) = match has_messages {
-        true => connected.map_err(failed)?,
-        false => {
-            tracing::debug!(store = %node.label, "the server has no RESP3: connecting with RESP2");
-            let bare = RedisConnectionInfo::default()
-                .set_protocol(ProtocolVersion::RESP2)
-                .set_skip_set_lib_name();
-            let connected = connect(address, node, &bare, new_config(), give_up).await?;
-            connected.map_err(failed)?
-        }
-    };
+    let (mut connection, mut driver) = connect(address, node, on_push.clone(), give_up).await?;
+    let said = log_in(&connection, &hello(&login), &login, true, give_up).await;
+    let has_messages = !matches!(&said, Err(error) if lacks_resp3(error));
     if has_messages {
-        let hello = connection.send_packed_command(&redis::cmd("HELLO")).await;
-        let hello = hello.and_then(Value::extract_error);
-        let hello = hello.map_err(|error| not_executed(&node.label, &error))?;
-        let checked = ServerHello::from_reply(&hello).check(role, node);
+        let hello = ServerHello::from_reply(&said.map_err(failed)?);
+        let checked = hello.check(role, node);
         checked.map_err(|reason| not_sent(&node.label, &reason))?;
     } else {
-        log_in(&mut connection, &login).await.map_err(failed)?;
+        tracing::debug!(store = %node.label, "the server has no RESP3: connecting with RESP2");
+        // It may have closed the connection.
+        (connection, driver) = connect(address, node, on_push, give_up).await?;
+        // Proxies without HELLO may close a connection with another unknown command.
+        let said = log_in(&connection, &auth(&login), &login, false, give_up).await;
+        said.map_err(failed)?;
     }
     let keeper = match role {
         NodeRole::Sentinel => address.sentinel_login_keeper(&login, &node.label),
@@ -111,8 +97,9 @@ pub(super) async fn subscribe(
     })?;
     let stream = stream::open(address, node, give_up).await?;
     let subscribed = async {
-        // A channel belongs to no database.
+        // A channel belongs to no database. A server without RESP3 has no CLIENT SETINFO.
         let login = login.set_protocol(ProtocolVersion::RESP2).set_db(0);
+        let login = login.set_skip_set_lib_name();
         let (mut sink, messages) = PubSub::new(&login, stream).await?.split();
         sink.subscribe(channel).await.map(|()| messages)
     };
@@ -120,25 +107,70 @@ pub(super) async fn subscribe(
     subscribed.map_err(|error| not_executed(&node.label, &error))
 }
 
-/// Opens a stream, and logs in if `login` has a protocol, a password or a database that needs it. The inner result is
-/// that of the login.
 async fn connect(
     address: &RedisAddress,
     node: &RedisNode,
-    login: &RedisConnectionInfo,
-    config: AsyncConnectionConfig,
+    on_push: impl Fn(PushInfo) + Send + Unpin + 'static,
     give_up: Instant,
-) -> Result<RedisResult<(MultiplexedConnection, JoinHandle<()>)>, StoreError> {
-    let stream = WriteBuffer::new(stream::open(address, node, give_up).await?);
-    let connected = MultiplexedConnection::new_with_config(login, stream, config).await;
-    Ok(connected.map(|(connection, driver)| (connection, tokio::spawn(driver))))
+) -> Result<(PipelinedConnection, JoinHandle<()>), StoreError> {
+    let stream = stream::open(address, node, give_up).await?;
+    let (connection, driver) = PipelinedConnection::new(stream, on_push);
+    Ok((connection, tokio::spawn(driver)))
 }
 
-fn new_config() -> AsyncConnectionConfig {
-    AsyncConnectionConfig::new()
-        // Each caller has its own timeout, which includes the wait for a connection.
-        .set_response_timeout(None)
-        .set_connection_timeout(None)
+/// Asks for RESP3, and logs in.
+fn hello(login: &RedisConnectionInfo) -> Cmd {
+    let mut hello = redis::cmd("HELLO");
+    hello.arg("3");
+    if let Some(password) = login.password() {
+        let user = login.username().unwrap_or("default");
+        hello.arg("AUTH").arg(user).arg(password);
+    }
+    hello
+}
+
+/// Logs in to a server that doesn't know HELLO. Without a password, only shows that the server is there.
+fn auth(login: &RedisConnectionInfo) -> Cmd {
+    let Some(password) = login.password() else {
+        return redis::cmd("PING");
+    };
+    let mut auth = redis::cmd("AUTH");
+    auth.arg(login.username()).arg(password);
+    auth
+}
+
+/// Sends the first command, selects the database, and names the program for `CLIENT LIST` if it `has_name`. Gives the
+/// first reply.
+///
+/// # Errors
+/// When the server refuses the first command or the database, or doesn't reply until `give_up`.
+async fn log_in(
+    connection: &PipelinedConnection,
+    first: &Cmd,
+    login: &RedisConnectionInfo,
+    has_name: bool,
+    give_up: Instant,
+) -> RedisResult<Value> {
+    let mut commands = redis::pipe();
+    let has_database = login.db() != 0;
+    if has_database {
+        commands.cmd("SELECT").arg(login.db());
+    }
+    // A server without this command does without it.
+    let names = [
+        ("LIB-NAME", env!("CARGO_PKG_NAME")),
+        ("LIB-VER", env!("CARGO_PKG_VERSION")),
+    ];
+    for (name, value) in names.into_iter().filter(|_| has_name) {
+        commands.cmd("CLIENT").arg("SETINFO").arg(name).arg(value);
+    }
+    // A server that refuses the connection replies once and closes it.
+    let said = connection.send(first, give_up);
+    let (said, replies) = tokio::join!(said, connection.send_all(&commands, give_up));
+    let said = said?;
+    let selected = replies?.into_iter().next().filter(|_| has_database);
+    selected.unwrap_or(Value::Nil).extract_error()?;
+    Ok(said)
 }
 
 /// Whether a server refused the login because it does not know HELLO, or not protocol 3. Proxies have their own words
@@ -146,26 +178,7 @@ fn new_config() -> AsyncConnectionConfig {
 fn lacks_resp3(error: &RedisError) -> bool {
     let detail = error.detail().unwrap_or_default().to_ascii_lowercase();
     let names_hello = || detail.contains("unknown command") || detail.contains("hello");
-    error.kind() == ErrorKind::RESP3NotSupported
-        || error.code() == Some("NOPROTO")
-        || error.code() == Some("ERR") && names_hello()
-}
-
-/// Logs in without HELLO. The redis crate would do so too, but leaves out the kind of an error.
-async fn log_in(
-    connection: &mut MultiplexedConnection,
-    login: &RedisConnectionInfo,
-) -> RedisResult<()> {
-    if let Some(password) = login.password() {
-        let mut auth = redis::cmd("AUTH");
-        auth.arg(login.username()).arg(password);
-        auth.exec_async(connection).await?;
-    }
-    if login.db() != 0 {
-        let mut select = redis::cmd("SELECT");
-        select.arg(login.db()).exec_async(connection).await?;
-    }
-    Ok(())
+    error.code() == Some("NOPROTO") || error.code() == Some("ERR") && names_hello()
 }
 
 /// The option that names the file with the password for a server in this role.
@@ -204,173 +217,4 @@ fn login_error(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpListener;
-
-    use super::super::url::{RedisEndpoint, RedisUrl};
-    use super::*;
-    use crate::secret::SecretFile;
-
-    #[test]
-    fn only_a_server_that_does_not_know_hello_gets_resp2() {
-        for (reply, expected) in [
-            (
-                "ERR unknown command 'HELLO', with args beginning with: '3' ",
-                true,
-            ),
-            (
-                "ERR unknown command `HELLO`, with args beginning with: `3`, ",
-                true,
-            ),
-            ("ERR unsupported command 'hello'", true),
-            ("NOPROTO unsupported protocol version", true),
-            (
-                "NOPROTO sorry, this protocol version is not supported",
-                true,
-            ),
-            (
-                "WRONGPASS invalid username-password pair or user is disabled.",
-                false,
-            ),
-            (
-                "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
-                 <user> <pass> option can be used to authenticate the client",
-                false,
-            ),
-            ("ERR max number of clients reached", false),
-            ("ERR DB index is out of range", false),
-            ("LOADING Redis is loading the dataset in memory", false),
-        ] {
-            let reply_line = format!("-{reply}\r\n");
-            let parsed = redis::parse_redis_value(reply_line.as_bytes());
-            let error = parsed.and_then(Value::extract_error);
-            let error = error.expect_err("the reply is an error");
-            assert_eq!(lacks_resp3(&error), expected, "{reply}");
-        }
-    }
-
-    /// Logs in to a server that gives this reply to each command. Gives the commands that it got first, and the error.
-    async fn log_in(
-        address: &RedisAddress,
-        role: NodeRole,
-        reply: &'static str,
-    ) -> (String, String) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        let endpoint = RedisEndpoint::at("127.0.0.1".into(), port, false).expect("an endpoint");
-        let node = RedisNode::new(endpoint, 0);
-        let give_up = Instant::now() + address.timeout;
-        let opening = open(address, &node, role, |_| false, give_up);
-        let mut first = String::new();
-        let serving = async {
-            let (mut stream, _) = listener.accept().await.expect("a connection");
-            let mut command = [0; 1024];
-            loop {
-                let read = stream.read(&mut command).await.expect("a command");
-                let text = String::from_utf8_lossy(&command[..read]);
-                for _ in text.lines().filter(|line| line.starts_with('*')) {
-                    stream.write_all(reply.as_bytes()).await.expect("sent");
-                }
-                if first.is_empty() {
-                    first = text.into_owned();
-                }
-            }
-        };
-        let error = tokio::select! {
-            opened = opening => opened.err().expect("no login"),
-            () = serving => unreachable!("the server serves for ever"),
-        };
-        (first, error.to_string())
-    }
-
-    #[tokio::test]
-    async fn a_sentinel_gets_its_own_login_and_never_that_of_the_store() {
-        crate::time_limit::limit_this_test();
-        let file = tempfile::NamedTempFile::new().expect("a file");
-        let secret = || Some(SecretFile::new(file.path()));
-        std::fs::write(file.path(), "geheim-2\n").expect("written");
-        let url = RedisUrl::parse("redis-sentinel://agent:geheim-1@h/m/3").expect("a URL");
-        let plain = RedisAddress::new(&url, Duration::from_secs(60));
-        let as_default = plain.clone().with_sentinel_login(None, secret());
-        let as_user = (plain.clone()).with_sentinel_login(Some("watcher".into()), secret());
-        let noauth = "-NOAUTH HELLO must be called with the client already authenticated\r\n";
-        let wrongpass = "-WRONGPASS invalid username-password pair or user is disabled.\r\n";
-        let master = NodeRole::Master;
-        for (address, role, reply, login, remedy) in [
-            (
-                &plain,
-                NodeRole::Sentinel,
-                noauth,
-                "",
-                "set store.sentinel_password_file",
-            ),
-            (
-                &as_default,
-                NodeRole::Sentinel,
-                wrongpass,
-                "default geheim-2",
-                "correct store.sentinel_user",
-            ),
-            (
-                &as_user,
-                NodeRole::Sentinel,
-                wrongpass,
-                "watcher geheim-2",
-                "correct store.sentinel_user",
-            ),
-            (&as_user, master, wrongpass, "agent geheim-1", ""),
-        ] {
-            let (command, error) = log_in(address, role, reply).await;
-            let words = command
-                .split("\r\n")
-                .filter(|word| !word.starts_with(['*', '$']));
-            let words: Vec<_> = words.collect();
-            let words = words.join(" ");
-            assert_eq!(words.contains("AUTH"), !login.is_empty(), "{words}");
-            assert!(words.contains(login), "{words} has {login}");
-            assert_eq!(words.contains("SELECT"), role == master, "{words}");
-            let others = ["geheim-1", "geheim-2"]
-                .into_iter()
-                .filter(|one| !login.contains(one));
-            for other in others {
-                assert!(
-                    !words.contains(other),
-                    "{role:?} gets no other password: {words}"
-                );
-            }
-            assert!(error.contains(remedy), "{error}");
-            assert_eq!(
-                error.contains("store.sentinel"),
-                role == NodeRole::Sentinel,
-                "{error}"
-            );
-            assert!(!error.contains("geheim"), "{error}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_file_without_a_password_is_named_by_its_option() {
-        crate::time_limit::limit_this_test();
-        let url = RedisUrl::parse("redis-sentinel://h/m").expect("a URL");
-        let file = || Some(SecretFile::new("/nowhere/password"));
-        let address = RedisAddress::new(&url, Duration::from_secs(60));
-        let address = address
-            .with_password_file(file())
-            .with_sentinel_login(None, file());
-        let node = RedisNode::new(RedisEndpoint::Socket("/nowhere/redis".into()), 0);
-        for (role, option) in [
-            (
-                NodeRole::Sentinel,
-                "store.sentinel_password_file: /nowhere/password ",
-            ),
-            (NodeRole::Master, "store.password_file: /nowhere/password "),
-        ] {
-            let opened = open(&address, &node, role, |_| false, Instant::now()).await;
-            let error = opened.err().expect("no login").to_string();
-            assert!(error.contains(option), "{error}");
-        }
-    }
-}
+mod tests;

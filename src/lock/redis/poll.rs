@@ -15,6 +15,7 @@ use super::address::RedisAddress;
 use super::error::{not_executed, not_sent};
 use super::login;
 use super::node::{NodeRole, RedisNode};
+use super::pipelined::PipelinedConnection;
 use crate::lock::StoreError;
 
 /// The servers that are asked. Dropping it ends the tasks.
@@ -156,7 +157,7 @@ impl PolledServer {
 
     async fn ask(
         &self,
-        connection: &mut Option<redis::aio::MultiplexedConnection>,
+        connection: &mut Option<PipelinedConnection>,
         give_up: Instant,
     ) -> Result<Vec<Value>, StoreError> {
         let connection = match connection {
@@ -164,7 +165,7 @@ impl PolledServer {
             None => connection.insert(self.connect(give_up).await?),
         };
         let commands = &self.question.commands;
-        let replies = connection.send_packed_commands(commands, 0, commands.len());
+        let replies = connection.send_all(commands, give_up);
         let replies = replies.await.and_then(|replies| {
             let replies = replies.into_iter();
             replies.map(Value::extract_error).collect()
@@ -172,23 +173,19 @@ impl PolledServer {
         replies.map_err(|error: RedisError| not_executed(&self.node.label, &error))
     }
 
-    async fn connect(
-        &self,
-        give_up: Instant,
-    ) -> Result<redis::aio::MultiplexedConnection, StoreError> {
+    async fn connect(&self, give_up: Instant) -> Result<PipelinedConnection, StoreError> {
         let told = Arc::clone(&self.told);
         let on_push = move |info: redis::PushInfo| {
             if info.kind == PushKind::Message {
                 told.notify_one();
             }
-            true
         };
         let (address, node, role) = (&self.address, &self.node, self.question.role);
         let opened = login::open(address, node, role, on_push, give_up).await?;
-        let mut connection = opened.connection;
+        let connection = opened.connection;
         if let Some(channel) = self.question.channel.filter(|_| opened.has_messages) {
             // Without the right to subscribe, or without RESP3, the question alone has to do.
-            if let Err(error) = connection.subscribe(channel).await {
+            if let Err(error) = connection.subscribe(channel, give_up).await {
                 tracing::debug!(store = %node.label, %error, channel, "can't subscribe");
             }
         }

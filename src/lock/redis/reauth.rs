@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use redis::aio::MultiplexedConnection;
-use redis::{Cmd, RedisConnectionInfo, Value, cmd};
-use tokio::time::{sleep, timeout};
+use redis::{Cmd, RedisConnectionInfo, cmd};
+use tokio::time::{Instant, sleep};
 
 use super::error::server_error;
+use super::pipelined::PipelinedConnection;
 use crate::secret::{PasswordReader, Secret, SecretError, SecretFile};
 
 /// The file with the password. Clones share what was logged about it.
@@ -125,7 +125,7 @@ impl LoginKeeper {
 
     /// Logs in again whenever the password in the file changes. Resolves with the reason when the connection has to
     /// be given up. Cancel-safe if the connection is given up then: an AUTH may have been sent.
-    pub(super) async fn keep(mut self, mut connection: MultiplexedConnection) -> Arc<str> {
+    pub(super) async fn keep(mut self, connection: PipelinedConnection) -> Arc<str> {
         let store = Arc::clone(&self.store);
         let mut pause = READ_INTERVAL;
         loop {
@@ -148,18 +148,16 @@ impl LoginKeeper {
             };
             let new = Secret::new(password.as_bytes());
             let auth = self.auth(&password);
-            let sent = connection.send_packed_command(&auth);
-            let error = match timeout(self.limit, sent).await {
-                Ok(reply) => match reply.and_then(Value::extract_error) {
-                    Ok(_) => {
-                        (self.tried, pause) = (new, READ_INTERVAL);
-                        self.source.warned.lock().refused = None;
-                        tracing::debug!(%store, "logged in to the store with the new password");
-                        continue;
-                    }
-                    Err(error) => error,
-                },
-                Err(_) => return "AUTH got no reply".into(),
+            let give_up = Instant::now() + self.limit;
+            let error = match connection.send(&auth, give_up).await {
+                Ok(_) => {
+                    (self.tried, pause) = (new, READ_INTERVAL);
+                    self.source.warned.lock().refused = None;
+                    tracing::debug!(%store, "logged in to the store with the new password");
+                    continue;
+                }
+                Err(error) if error.is_timeout() => return "AUTH got no reply".into(),
+                Err(error) => error,
             };
             let Some(error) = server_error(&error) else {
                 return "the connection broke".into();

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::Value;
-use redis::aio::MultiplexedConnection;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
@@ -19,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::address::RedisAddress;
 use super::error::{not_executed, of_server, server_error, unconfirmed};
 use super::node::{NodeRole, RedisNode};
+use super::pipelined::PipelinedConnection;
 use super::{login, scripts};
 use crate::lock::StoreError;
 
@@ -126,7 +126,7 @@ struct ReplicaWaiter {
 
 /// The connection over which WAIT is sent.
 struct WaitConnection {
-    connection: MultiplexedConnection,
+    connection: PipelinedConnection,
     driver: AbortOnDropHandle<()>,
     /// What keeps the connection logged in. Ends when the connection has to be given up.
     login: Option<AbortOnDropHandle<Arc<str>>>,
@@ -160,7 +160,7 @@ impl ReplicaWaiter {
         // Taken, so that a connection whose replies do not arrive is closed: they would count as those of the next
         // commands.
         let usable = self.connection.take();
-        let mut connection = match usable.filter(|connection| !connection.has_ended()) {
+        let connection = match usable.filter(|connection| !connection.has_ended()) {
             Some(connection) => connection,
             None => {
                 let opened = open(&self.address, &self.node, self.role, &self.place, give_up).await;
@@ -182,10 +182,9 @@ impl ReplicaWaiter {
         // 0 would be no limit.
         let limit = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
         commands.cmd("WAIT").arg(wanted).arg(limit);
-        let count = commands.len();
         let sent = connection
             .connection
-            .send_packed_commands(&commands, 0, count);
+            .send_all(&commands, give_up + REPLY_SLACK);
         let replies = sent.await.map_err(|error| error.to_string())?;
         self.connection = Some(connection);
         // The key that DEL leaves expires.
@@ -214,11 +213,11 @@ async fn open(
     place: &str,
     give_up: Instant,
 ) -> Result<WaitConnection, StoreError> {
-    let opened = login::open(address, node, role, |_| true, give_up).await?;
-    let mut connection = opened.connection;
+    let opened = login::open(address, node, role, |_| {}, give_up).await?;
+    let connection = opened.connection;
     let noted = async {
-        scripts::load().exec_async(&mut connection).await?;
-        address.server.note(place, node, &mut connection).await
+        connection.execute(&scripts::load(), give_up).await?;
+        address.server.note(place, node, &connection, give_up).await
     };
     let noted = noted.await;
     noted.map_err(|error| not_executed(&node.label, &error))?;

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
-use redis::aio::MultiplexedConnection;
-use redis::{RedisResult, Value};
+use redis::RedisResult;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::error::server_error;
 use super::node::RedisNode;
+use super::pipelined::PipelinedConnection;
 use super::{reply, scripts};
 
 /// The servers behind the connections of one process. Clones share one value.
@@ -57,11 +57,11 @@ impl RedisServer {
         &self,
         label: &str,
         node: &RedisNode,
-        connection: &mut MultiplexedConnection,
+        connection: &PipelinedConnection,
+        give_up: Instant,
     ) -> RedisResult<Box<str>> {
         let asked = scripts::SERVER.call([].into_iter(), 0);
-        let reply = connection.send_packed_command(&asked).await;
-        let error = match reply.and_then(Value::extract_error) {
+        let error = match connection.send(&asked, give_up).await {
             Ok(reply) => match reply::text(&reply) {
                 Some(run_id) => {
                     self.set(label, run_id);

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::BusyReason;
 use super::format::BusyMembers;
 use crate::lock::BusySession;
+use crate::timestamp::{self, Precision};
 
 /// What the client of a busy session is told beside the error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +70,9 @@ impl BusyNotice {
     /// When the running turn took its lock, in RFC 3339.
     fn since(self) -> Option<String> {
         let since = self.session?.since?;
-        Some(humantime::format_rfc3339_millis(since).to_string())
+        let mut text = String::new();
+        timestamp::push(&mut text, since, Precision::Millis);
+        Some(text)
     }
 }
 

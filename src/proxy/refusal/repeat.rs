@@ -57,7 +57,7 @@ impl RepeatReason {
             Self::Running(_) => (
                 StatusCode::CONFLICT,
                 say("同一请求正在处理中", "The same request is being worked on"),
-                "a turn with the same idempotency key waits or runs; this request was not sent to the agent",
+                "a turn with the same once id waits or runs; this request was not sent to the agent",
             ),
             Self::Answered => (
                 StatusCode::CONFLICT,
@@ -65,7 +65,7 @@ impl RepeatReason {
                     "同一请求已处理完毕",
                     "The same request was answered already",
                 ),
-                "a turn with the same idempotency key has ended; this request was not sent to the agent",
+                "a turn with the same once id has ended; this request was not sent to the agent",
             ),
             Self::InDoubt => (
                 StatusCode::CONFLICT,
@@ -73,16 +73,16 @@ impl RepeatReason {
                     "无法确定同一请求是否已处理",
                     "The same request may have been worked on",
                 ),
-                "a turn with the same idempotency key was cut off, and nobody knows what the agent did with it; look at \
-                 the conversation, and use a new key to send it again",
+                "a turn with the same once id was cut off, and nobody knows what the agent did with it; look at \
+                 the conversation, and use a new id to send it again",
             ),
             Self::KeyReused => (
                 StatusCode::UNPROCESSABLE_ENTITY,
                 say(
-                    "幂等键已用于另一个请求",
-                    "The idempotency key belongs to another request",
+                    "该请求标识已用于另一个请求",
+                    "The once id belongs to another request",
                 ),
-                "another request of this session has the same idempotency key; use a new key for each request",
+                "another request of this session has the same once id; use a new id for each request",
             ),
         };
         let detail = format!("[{}] {detail}", key.as_str());

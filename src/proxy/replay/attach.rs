@@ -89,7 +89,7 @@ impl AttachRequest<'_> {
         };
         let mut viewed = ViewedAnswer::new(head, reader, viewer);
         let last_event = self.headers.get(LAST_EVENT_ID);
-        if let Some(id) = last_event.filter(|id| viewed.is_stream && !id.is_empty()) {
+        if let Some(id) = last_event.filter(|id| viewed.unfit.is_none() && !id.is_empty()) {
             match answer.reader_behind(id.as_bytes()) {
                 Some(reader) => viewed.reader = reader,
                 None => return Ok(FoundAnswer::Seen),
@@ -98,7 +98,7 @@ impl AttachRequest<'_> {
         if viewed.reader.at() < answer.start() {
             let live = match self.over_limit {
                 // Nothing comes of an answer that has ended.
-                OverLimit::Live if viewed.is_stream && answer.end().is_none() => {
+                OverLimit::Live if viewed.unfit.is_none() && answer.end().is_none() => {
                     answer.live_reader()
                 }
                 OverLimit::Live | OverLimit::Reject => None,

@@ -336,7 +336,7 @@ async fn a_waiter_is_taken_out_of_the_queue() {
     for (arguments, output) in [
         (
             &["dequeue", "u1", "s1", "r-1"][..],
-            format!("request r-1 no longer waits for {key}\n"),
+            format!("took request r-1 out of the queue of {key}\n"),
         ),
         (
             &["dequeue", "--key", &key, "r-1", "--json"],

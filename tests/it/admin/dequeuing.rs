@@ -125,7 +125,9 @@ async fn a_turn_that_has_the_lock_is_not_taken_out() {
     let refused = bench.dequeue("r1").await;
     assert_eq!(refused.error(), (404, "not_waiting"), "{refused:?}");
     assert!(
-        refused.text().contains("it has the lock now"),
+        refused
+            .text()
+            .contains("it has the lock now; `seriatim locks interrupt` stops it"),
         "the error says why: {}",
         refused.text()
     );
