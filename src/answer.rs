@@ -39,7 +39,7 @@ pub struct Answers(Arc<AnswerTable>);
 pub struct AnswerLimits {
     /// The most bytes that are kept of one answer. Of a longer one, only a window at its end is kept.
     pub max_turn: u64,
-    /// The most bytes that are kept of all answers of the process.
+    /// The most bytes that are kept of all answers of the process. Those that run have a little more, each.
     pub max_total: u64,
     /// How long an answer is kept after its end.
     pub keep: Duration,
@@ -56,6 +56,12 @@ pub struct SharingOptions {
     /// What the answers are encrypted with; `None`: nothing.
     pub keys: Option<CipherKeys>,
 }
+
+/// How many bytes are kept of an answer over its limit at most, for readers that are at its end.
+const WINDOW: u64 = 256 * 1024;
+
+/// How many bytes are kept of an answer at most for which there is no room.
+const SMALL_WINDOW: u64 = 16 * 1024;
 
 /// The head of an answer, as later readers get it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,7 +103,7 @@ struct AnswerTable {
     bytes: Arc<AtomicUsize>,
     /// How many answers are kept.
     count: Arc<AtomicUsize>,
-    /// Counts answers that aren't kept whole; `None`: nobody does.
+    /// Counts answers that lost their beginning; `None`: nobody does.
     metrics: Option<Metrics>,
 }
 
@@ -109,6 +115,15 @@ struct KeptSessions {
     ended: BTreeMap<u64, Arc<Answer>>,
     /// The number of the next end.
     next_end: u64,
+}
+
+// === impl AnswerLimits ===
+
+impl AnswerLimits {
+    /// How many bytes are kept of a longer answer than `max_turn`.
+    fn window(&self) -> u64 {
+        self.max_turn.min(WINDOW)
+    }
 }
 
 // === impl AnswerHead ===
@@ -193,9 +208,24 @@ impl Answers {
         is_unread
     }
 
-    /// The newest answer of a session: that of the turn that runs, or the last that is kept.
+    /// The newest answer of a session: that of the turn that runs, or the last that is kept. `None`, too, if a later
+    /// turn had no answer.
     pub fn find(&self, key: &SessionKey) -> Option<Arc<Answer>> {
-        self.0.sessions.lock().by_key.get(key)?.last().cloned()
+        let sessions = self.0.sessions.lock();
+        let newest = sessions.by_key.get(key)?.last()?;
+        (!newest.is_outdated()).then(|| Arc::clone(newest))
+    }
+
+    /// Notes that a turn of this process had no answer, so that those before it aren't the session's newest.
+    fn outdate_before(&self, answer: &Arc<Answer>) {
+        let sessions = self.0.sessions.lock();
+        let of_session = sessions.by_key.get(answer.key()).into_iter().flatten();
+        for older in of_session.take_while(|other| !Arc::ptr_eq(other, answer)) {
+            // The turn of another process may be newer.
+            if older.turn().epoch == answer.turn().epoch {
+                older.set_outdated();
+            }
+        }
     }
 
     /// The answer of one turn of a session.
@@ -254,7 +284,7 @@ impl Answers {
         }
     }
 
-    /// Logs and counts an answer that isn't kept whole any more.
+    /// Logs and counts an answer whose beginning is lost.
     fn note_too_long(&self, answer: &Answer, limits: AnswerLimits) {
         if let Some(metrics) = &self.0.metrics {
             metrics.answer_too_long();

@@ -402,8 +402,7 @@ impl Proxy {
             };
             let granted = match self.start_turn(&lock, key, &mut body, record).await? {
                 TurnStart::Locked(granted) => granted,
-                TurnStart::Repeats(first) => {
-                    let response = AsideResponse::Answer(first);
+                TurnStart::Repeats(response) => {
                     return Ok(RequestResponse::Aside(response));
                 }
             };

@@ -12,7 +12,6 @@ use bytes::BytesMut;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::entry::{EntryCodec, EntryContent};
-use super::kept::WINDOW;
 use super::{Answer, AnswerEnd, AnswerHead, AnswerPart, AnswerReader, SharingOptions};
 use crate::lock::{AnswerEntry, AnswerWrite, EntryKind, EntryPlace, Store};
 
@@ -72,7 +71,16 @@ impl AnswerKeeper {
         let mut reader = self.answer.reader();
         let mut head = match reader.head().await {
             Some(head) => Some(AnswerHead::clone(&head)),
-            None => return,
+            // So that nobody gets the answer of the turn before it instead, nor waits for this one.
+            None => {
+                self.renewed = Instant::now();
+                let end = AnswerBatch {
+                    end: Some(AnswerEnd::Aborted),
+                    ..AnswerBatch::default()
+                };
+                self.write(None, end).await;
+                return;
+            }
         };
         self.renewed = Instant::now();
         let mut next_write = self.renewed;
@@ -150,7 +158,8 @@ impl AnswerKeeper {
         if !self.answer.is_windowed() {
             return Vec::new();
         }
-        let is_outside = |piece: &&EntryPlace| is_cut || piece.bytes + WINDOW <= length;
+        let window = self.options.limits.window();
+        let is_outside = |piece: &&EntryPlace| is_cut || piece.bytes + window <= length;
         let count = self.pieces.iter().take_while(is_outside).count();
         // The store's last entry stays, by which it knows what was written, unless another follows.
         let others = self.pieces.len() - usize::from(!is_cut && !self.pieces.is_empty());

@@ -7,13 +7,13 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::mem::take;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
-use super::text::{behind_event, behind_last_event, has_event};
+use super::text::{behind_last_event, find_event, has_event};
 use super::{AnswerEnd, AnswerHead, AnswerPart};
 use crate::key::SessionKey;
 use crate::lock::ClaimId;
@@ -23,6 +23,8 @@ use crate::lock::ClaimId;
 pub struct Answer {
     key: SessionKey,
     turn: ClaimId,
+    /// Whether a later turn of the session had no answer.
+    is_outdated: AtomicBool,
     state: Mutex<AnswerState>,
     /// How many bytes of answers the process has in memory.
     all_bytes: Arc<AtomicUsize>,
@@ -38,19 +40,21 @@ pub struct AnswerReader {
     number: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct AnswerState {
     head: Option<Arc<AnswerHead>>,
     /// Blocks that are full, the oldest first.
     blocks: VecDeque<Bytes>,
+    /// The size of a full block.
+    block: usize,
     /// The block that is being filled.
     tail: BytesMut,
     /// The number of the first byte that is there.
     start: u64,
     /// The number of the byte behind the last.
     length: u64,
-    /// Whether only a window at the end is kept.
-    is_windowed: bool,
+    /// How many bytes at the end are kept at most; `None`: all are kept.
+    window: Option<u64>,
     end: Option<AnswerEnd>,
     /// The tasks that wait for more, by their readers' numbers.
     waiting: Vec<(u64, Waker)>,
@@ -63,8 +67,8 @@ struct AnswerState {
 /// The size of a full block: few blocks even for a long answer, and little memory for a short one.
 const BLOCK: usize = 16 * 1024;
 
-/// How many bytes are kept of an answer over its limit, for readers that are at its end.
-pub(super) const WINDOW: u64 = 256 * 1024;
+/// The size of the smallest block. A window has several blocks, because a block is forgotten as a whole.
+const LEAST_BLOCK: u64 = 16;
 
 // === impl Answer ===
 
@@ -74,7 +78,8 @@ impl Answer {
         Self {
             key,
             turn,
-            state: Mutex::default(),
+            is_outdated: AtomicBool::new(false),
+            state: Mutex::new(AnswerState::new()),
             all_bytes,
         }
     }
@@ -111,7 +116,7 @@ impl Answer {
 
     /// Whether the answer is over its limit, so that new readers can't have it from its first byte, or soon can't.
     pub fn is_windowed(&self) -> bool {
-        self.state.lock().is_windowed
+        self.state.lock().window.is_some()
     }
 
     /// A reader that begins at the byte with this number.
@@ -139,16 +144,18 @@ impl Answer {
         Some(self.reader_at(start + at as u64))
     }
 
-    /// A reader of what follows the event with this id, of an event stream. `None`: nothing follows it, and the answer
-    /// has ended. A reader of the whole answer if no kept event has the id.
+    /// A reader of what follows the first event with this id, of an event stream. `None`: nothing follows it, and the
+    /// answer has ended. A reader of the whole answer if no kept event has the id, or if several have it and earlier
+    /// ones may be lost.
     pub fn reader_behind(self: &Arc<Self>, event_id: &[u8]) -> Option<AnswerReader> {
         let is_over = self.end().is_some();
         let (kept, start) = self.kept();
-        let Some(at) = behind_event(&kept, event_id) else {
+        let found = find_event(&kept, event_id);
+        let Some(event) = found.filter(|event| start == 0 || !event.comes_again) else {
             return Some(self.reader());
         };
-        let nothing_follows = is_over && !has_event(&kept[at..]);
-        (!nothing_follows).then(|| self.reader_at(start + at as u64))
+        let nothing_follows = is_over && !has_event(&kept[event.behind..]);
+        (!nothing_follows).then(|| self.reader_at(start + event.behind as u64))
     }
 
     /// The bytes that are kept now, in one piece, and the number of the first of them.
@@ -168,11 +175,20 @@ impl Answer {
     }
 
     /// Begins at the byte with this number, because what precedes it isn't kept. Nothing may have been added.
-    pub(super) fn skip_to(&self, at: u64) {
+    pub(super) fn skip_to(&self, at: u64, window: u64) {
         self.change(|state| {
             (state.start, state.length) = (at, at);
-            state.is_windowed = true;
+            state.window = Some(window);
         });
+    }
+
+    /// Whether the session's newest answer is neither this nor another one: a later turn had none.
+    pub(super) fn is_outdated(&self) -> bool {
+        self.is_outdated.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_outdated(&self) {
+        self.is_outdated.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn set_head(&self, head: AnswerHead) {
@@ -183,15 +199,25 @@ impl Answer {
         self.change(|state| state.end = Some(end));
     }
 
-    /// Adds bytes at the end. `is_windowed`: keeps only the window at the end from now on.
-    pub(super) fn push(&self, data: &[u8], is_windowed: bool) {
+    /// How many bytes more the answer needs if `more` are added, and only a window of this size is kept.
+    pub(super) fn growth(&self, more: u64, window: Option<u64>) -> u64 {
+        let state = self.state.lock();
+        let kept = state.length - state.start;
+        let after = (kept + more).min(window.unwrap_or(u64::MAX));
+        after.saturating_sub(kept)
+    }
+
+    /// Adds bytes at the end. Keeps only a window of this size at the end from now on; `None`: all. Returns whether
+    /// bytes are lost that were there, and none were before.
+    pub(super) fn push(&self, data: &[u8], window: Option<u64>) -> bool {
         self.change(|state| {
+            let was_whole = state.start == 0;
             let before = state.length - state.start;
-            state.add(data);
-            state.is_windowed |= is_windowed;
-            if state.is_windowed {
-                state.shorten();
+            if let Some(window) = window {
+                state.set_window(window);
             }
+            state.add(data);
+            state.shorten();
             let after = state.length - state.start;
             if after >= before {
                 self.all_bytes
@@ -200,19 +226,20 @@ impl Answer {
                 self.all_bytes
                     .fetch_sub((before - after) as usize, Ordering::Relaxed);
             }
-        });
+            was_whole && state.start > 0
+        })
     }
 
     /// Changes the answer, and then wakes those who wait for that.
-    fn change(&self, change: impl FnOnce(&mut AnswerState)) {
-        let waiting = {
+    fn change<T>(&self, change: impl FnOnce(&mut AnswerState) -> T) -> T {
+        let (changed, waiting) = {
             let mut state = self.state.lock();
-            change(&mut state);
-            take(&mut state.waiting)
+            (change(&mut state), take(&mut state.waiting))
         };
         for (_, waker) in waiting {
             waker.wake();
         }
+        changed
     }
 }
 
@@ -227,10 +254,31 @@ impl Drop for Answer {
 // === impl AnswerState ===
 
 impl AnswerState {
-    fn add(&mut self, mut data: &[u8]) {
+    fn new() -> Self {
+        Self {
+            head: None,
+            blocks: VecDeque::new(),
+            block: BLOCK,
+            tail: BytesMut::new(),
+            start: 0,
+            length: 0,
+            window: None,
+            end: None,
+            waiting: Vec::new(),
+            readers: 0,
+            open_readers: 0,
+        }
+    }
+
+    fn add(&mut self, data: &[u8]) {
         self.length += data.len() as u64;
+        self.fill(data);
+    }
+
+    /// Puts bytes into blocks.
+    fn fill(&mut self, mut data: &[u8]) {
         while !data.is_empty() {
-            let room = BLOCK - self.tail.len();
+            let room = self.block - self.tail.len();
             let (now, later) = data.split_at(data.len().min(room));
             // By itself, a buffer doubles from whatever size came first, and a full block would take up to two.
             let needed = (self.tail.len() + now.len()).next_power_of_two();
@@ -238,22 +286,39 @@ impl AnswerState {
                 self.tail.reserve(needed - self.tail.len());
             }
             self.tail.extend_from_slice(now);
-            if self.tail.len() == BLOCK {
+            if self.tail.len() == self.block {
                 self.blocks.push_back(take(&mut self.tail).freeze());
             }
             data = later;
         }
     }
 
+    /// Keeps no more than this.
+    fn set_window(&mut self, window: u64) {
+        let window = self.window.map_or(window, |known| known.min(window));
+        self.window = Some(window);
+        let block = (window / 16).clamp(LEAST_BLOCK, BLOCK as u64);
+        let block = 1_usize << block.ilog2();
+        if block < self.block {
+            self.shorten();
+            self.block = block;
+            let (blocks, tail) = (take(&mut self.blocks), take(&mut self.tail));
+            for block in &blocks {
+                self.fill(block);
+            }
+            self.fill(&tail);
+        }
+    }
+
     /// Forgets blocks in front of the window.
     fn shorten(&mut self) {
-        while let Some(first) = self.blocks.front() {
-            let behind = self.start + first.len() as u64;
-            if self.length - behind < WINDOW {
-                break;
-            }
-            self.start = behind;
-            self.blocks.pop_front();
+        let Some(window) = self.window else {
+            return;
+        };
+        while self.length - self.start > window
+            && let Some(first) = self.blocks.pop_front()
+        {
+            self.start += first.len() as u64;
         }
     }
 
@@ -267,8 +332,8 @@ impl AnswerState {
         }
         // All blocks but the tail are full, and begin one behind the other.
         let (block, offset) = (
-            (at - self.start) as usize / BLOCK,
-            (at - self.start) as usize % BLOCK,
+            (at - self.start) as usize / self.block,
+            (at - self.start) as usize % self.block,
         );
         let data = match self.blocks.get(block) {
             Some(full) => full.slice(offset..),

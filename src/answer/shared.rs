@@ -16,7 +16,7 @@ use super::follower::AnswerFollower;
 use super::keeper::AnswerKeeper;
 use super::{Answer, AnswerReader, AnswerWriter, Answers, SharingOptions};
 use crate::key::SessionKey;
-use crate::lock::{ClaimId, ClaimIssuer, Epoch, Store};
+use crate::lock::{ClaimId, ClaimIssuer, Epoch, LockHolder, Store};
 
 /// The answers of one worker's turns, and those of other replicas. Cheap to clone: clones share them.
 #[derive(Clone)]
@@ -25,7 +25,7 @@ pub struct SharedAnswers(Arc<SharedState>);
 struct SharedState {
     answers: Answers,
     issuer: Arc<ClaimIssuer>,
-    /// `None`: there is no store that keeps answers.
+    /// `None`: this process shares its answers with no other.
     connect: Option<ConnectAnswers>,
     /// A connection of its own, so that large answers delay no command about a lock. Made when it is needed first.
     store: OnceLock<Arc<dyn Store>>,
@@ -88,8 +88,8 @@ impl SharedAnswers {
         writer
     }
 
-    /// A reader of the answer of the session's running turn, or else, if `takes_ended`, of the last one that is kept;
-    /// `None`: there is none. The reader of a turn without a response ends without a head. Cancel-safe.
+    /// A reader of the answer of the session's running turn, or else, if `takes_ended`, of its last turn; `None`: there
+    /// is none, or it isn't kept. The reader of a turn without a response ends without a head. Cancel-safe.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -103,7 +103,7 @@ impl SharedAnswers {
         let is_own = |answer: &Answer| answer.turn().epoch == self.0.issuer.epoch();
         let runs = |answer: &Arc<Answer>| answer.end().is_none();
         let own = own.filter(|answer| takes_ended || runs(answer));
-        let Some(store) = self.store() else {
+        let Some(store) = self.connected() else {
             return own.map(|answer| answer.reader());
         };
         if let Some(answer) = own.as_ref().filter(|answer| runs(answer) && is_own(answer)) {
@@ -116,14 +116,25 @@ impl SharedAnswers {
                 return own.map(|answer| answer.reader());
             }
         };
-        let holder = found.holder.and_then(|holder| holder.turn());
-        // The answers of another prefix have other names.
-        let holder = holder.filter(|turn| turn.is_kept && *turn.prefix == *self.0.issuer.prefix());
-        let last = found.last.filter(|_| takes_ended);
-        match holder.map(|turn| turn.known_as).or(last) {
-            Some(turn) => Some(self.join(store, key, turn, options)),
-            None => own.map(|answer| answer.reader()),
+        let running = match &found.holder {
+            Some(holder) => Some(self.kept_turn(holder)?),
+            None => None,
+        };
+        let last = found.last.filter(|last| {
+            let known = self.0.answers.find_turn(key, *last);
+            takes_ended && !known.is_some_and(|answer| answer.is_outdated())
+        });
+        match running.or(last) {
+            Some(turn) if store.keeps_answers() => Some(self.join(store, key, turn, options)),
+            _ => own.map(|answer| answer.reader()),
         }
+    }
+
+    /// The turn that holds a lock; `None`: its answer isn't kept, or has a name that this process doesn't know.
+    fn kept_turn(&self, holder: &LockHolder) -> Option<ClaimId> {
+        let turn = holder.turn()?;
+        let is_known = turn.is_kept && *turn.prefix == *self.0.issuer.prefix();
+        is_known.then_some(turn.known_as)
     }
 
     /// A reader of the answer to one turn of a session, which ends without a head if there is none.
@@ -154,9 +165,13 @@ impl SharedAnswers {
 
     /// The store, if it keeps answers.
     fn store(&self) -> Option<Arc<dyn Store>> {
+        self.connected().filter(|store| store.keeps_answers())
+    }
+
+    /// The store that has the locks; `None`: this process has no access to it.
+    fn connected(&self) -> Option<Arc<dyn Store>> {
         let connect = self.0.connect.as_ref()?;
-        let store = self.0.store.get_or_init(connect);
-        store.keeps_answers().then(|| Arc::clone(store))
+        Some(Arc::clone(self.0.store.get_or_init(connect)))
     }
 
     /// A reader of a turn's answer. Starts a follower if this process doesn't have the answer.

@@ -170,12 +170,98 @@ async fn all_answers_together_have_a_limit_and_the_oldest_that_ended_goes_first(
         writer.end(WHOLE);
     }
     let mut writer = begin(&answers, 4, limits);
-    assert!(!writer.push(&[b'x'; 300]), "there is room");
+    let mut push = |count| writer.push(&vec![b'x'; count]);
     let kept = |number| answers.find_turn(&key, turn(number)).is_some();
+    assert!(!push(300), "there is room");
     assert_eq!([kept(1), kept(2), kept(3)], [false, true, true]);
-    assert!(!writer.push(&[b'x'; 600]), "there is room once more");
-    assert!(writer.push(&[b'x'; 600]), "and then it is over the limit");
+    assert!(!push(600), "there is room once more");
+    assert!(!push(600), "it is over the limit, and has lost nothing");
     assert_eq!([kept(2), kept(3), kept(4)], [false, false, true]);
+    assert!(push(20_000), "now its beginning is lost");
+    assert!(!push(20_000), "which is told once");
+}
+
+/// The bytes in memory of answers of 240 KB that run at once, and how many of them have lost bytes. Each is read as
+/// it comes.
+fn run_together(answers: &Answers, count: u64, limits: AnswerLimits) -> (u64, u32) {
+    let mut most = 0;
+    let mut cut = 0;
+    let mut running: Vec<_> = (0..count)
+        .map(|number| {
+            let writer = begin(answers, number, limits);
+            let reader = writer.answer().reader();
+            (writer, reader)
+        })
+        .collect();
+    for _ in 0..240 {
+        for (writer, live) in &mut running {
+            cut += u32::from(writer.push(&[b'x'; 1000]));
+            let (text, end) = read(live);
+            assert_eq!((text.len(), end), (1000, None), "who reads goes on");
+            most = most.max(answers.bytes());
+        }
+    }
+    for (writer, _) in running {
+        writer.end(WHOLE);
+    }
+    (most, cut)
+}
+
+#[tokio::test]
+async fn answers_that_run_need_little_more_memory_than_all_may_have() {
+    crate::time_limit::limit_this_test();
+    let (answers, count) = (Answers::default(), 200);
+    let limits = AnswerLimits {
+        max_total: 8 << 20,
+        ..LIMITS
+    };
+    let (most, cut) = run_together(&answers, count, limits);
+    let bound = limits.max_total + count * SMALL_WINDOW;
+    assert!(most <= bound, "{most} bytes are more than {bound}");
+    assert!(cut > 100, "most have lost their beginning: {cut}");
+    let left = answers.bytes();
+    assert!(
+        left <= limits.max_total,
+        "{left} bytes when they have ended"
+    );
+}
+
+#[tokio::test]
+async fn windows_count_for_the_memory_of_all_answers() {
+    crate::time_limit::limit_this_test();
+    let (answers, count) = (Answers::default(), 50);
+    let limits = AnswerLimits {
+        max_turn: 64 << 10,
+        max_total: 1 << 20,
+        ..LIMITS
+    };
+    let (most, _) = run_together(&answers, count, limits);
+    let bound = limits.max_total + count * SMALL_WINDOW;
+    assert!(most <= bound, "{most} bytes are more than {bound}");
+    let one = Answers::default();
+    let (most, _) = run_together(&one, 1, limits);
+    assert!(most <= limits.max_turn, "of one: {most}");
+}
+
+#[tokio::test]
+async fn a_turn_without_an_answer_hides_those_before_it() {
+    crate::time_limit::limit_this_test();
+    let (answers, key) = (Answers::default(), SessionKey::literal("s1"));
+    begin(&answers, 1, LIMITS).end(WHOLE);
+    let failing = answers.begin(&key, turn(2), LIMITS);
+    let later = begin(&answers, 3, LIMITS);
+    drop(failing);
+    assert_eq!(
+        answers.find(&key).map(|found| found.turn()),
+        Some(turn(3)),
+        "but not one behind it"
+    );
+    later.end(WHOLE);
+    drop(answers.begin(&key, turn(4), LIMITS));
+    assert!(answers.find(&key).is_none(), "the last turn has none");
+    assert!(answers.find_turn(&key, turn(1)).is_some(), "for repeats");
+    begin(&answers, 5, LIMITS).end(WHOLE);
+    assert!(answers.find(&key).is_some(), "until the next answer");
 }
 
 #[tokio::test]
@@ -205,4 +291,46 @@ async fn a_reader_goes_on_behind_an_event() {
     writer.end(WHOLE);
     assert_eq!(behind("4"), None, "nothing follows");
     assert!(behind("3").is_some());
+}
+
+#[tokio::test]
+async fn a_reader_gets_all_events_behind_the_first_with_its_id() {
+    crate::time_limit::limit_this_test();
+    let answers = Answers::default();
+    let limits = AnswerLimits {
+        max_turn: 1000,
+        ..LIMITS
+    };
+    let mut writer = begin(&answers, 1, limits);
+    writer.push(b"id: m\ndata: a\n\nid: m\ndata: b\n\nid: m\ndata: c\n\nid: n\ndata: d\n\n");
+    let answer = Arc::clone(writer.answer());
+    let behind = |id: &str| {
+        let reader = answer.reader_behind(id.as_bytes());
+        reader.map(|mut reader| String::from_utf8_lossy(&read(&mut reader).0).into_owned())
+    };
+    let rest = "id: m\ndata: b\n\nid: m\ndata: c\n\nid: n\ndata: d\n\n";
+    assert_eq!(behind("m").as_deref(), Some(rest), "repeated, not lost");
+    writer.push(b"id: n\ndata: e\n\n");
+    for _ in 0..20 {
+        writer.push(b": a comment that takes room, so that the beginning is lost later\n");
+        writer.push(b"id: m\ndata: f\n\n");
+    }
+    assert!(answer.start() > 0, "the beginning is lost");
+    let reader = answer.reader_behind(b"m").expect("more follows");
+    assert_eq!(reader.at(), 0, "nobody knows which one it has got");
+    writer.push(b"id: last\ndata: g\n\n");
+    writer.end(WHOLE);
+    assert!(answer.reader_behind(b"last").is_none(), "nothing follows");
+}
+
+#[tokio::test]
+async fn an_event_that_comes_again_at_the_end_is_not_taken_for_seen() {
+    crate::time_limit::limit_this_test();
+    let answers = Answers::default();
+    let mut writer = begin(&answers, 1, LIMITS);
+    writer.push(b"id: m\ndata: a\n\nid: m\ndata: b\n\n");
+    let answer = Arc::clone(writer.answer());
+    writer.end(WHOLE);
+    let mut rest = answer.reader_behind(b"m").expect("more follows");
+    assert_eq!(read(&mut rest).0, b"id: m\ndata: b\n\n");
 }

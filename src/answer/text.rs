@@ -7,21 +7,33 @@ pub(super) fn behind_last_event(text: &[u8]) -> Option<usize> {
     ends.last().map(|line| line.next)
 }
 
-/// The number of the first byte behind the event that sets this id; `None`: no event does. Events that set no id have
-/// the one before, but they may not have come as far as their reader: it gets them again.
-pub(super) fn behind_event(text: &[u8], id: &[u8]) -> Option<usize> {
+/// Where an event with some id is in a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EventPlace {
+    /// The number of the first byte behind the first event that sets the id.
+    pub(super) behind: usize,
+    /// Whether a later event sets the id, too.
+    pub(super) comes_again: bool,
+}
+
+/// Where the event is that sets this id; `None`: no event does. Of several, a reader may have got only the first, so
+/// it gets the others again. So it does with those that set no id.
+pub(super) fn find_event(text: &[u8], id: &[u8]) -> Option<EventPlace> {
     let mut event_id = None;
-    let mut behind = None;
+    let mut found: Option<EventPlace> = None;
     for line in Lines::new(text) {
         if line.text.is_empty() {
             if event_id.take() == Some(id) {
-                behind = Some(line.next);
+                found = Some(EventPlace {
+                    behind: found.map_or(line.next, |first| first.behind),
+                    comes_again: found.is_some(),
+                });
             }
         } else if let Some(value) = value_of(line.text, b"id").filter(|id| !id.contains(&0)) {
             event_id = Some(value);
         }
     }
-    behind
+    found
 }
 
 /// Whether the text has an event that its reader sees: one with data.

@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 use super::kept::Answer;
-use super::{AnswerEnd, AnswerHead, AnswerLimits, Answers};
+use super::{AnswerEnd, AnswerHead, AnswerLimits, Answers, SMALL_WINDOW};
 
 /// Writes the answer of one turn. Dropping it ends the answer as aborted.
 #[derive(Debug)]
@@ -22,8 +22,8 @@ pub struct AnswerWriter {
     limits: AnswerLimits,
     /// The runtime that forgets the answer after its time; `None`: there is none, and the answer isn't kept.
     runtime: Option<Handle>,
-    /// Whether only a window of the answer is kept.
-    is_windowed: bool,
+    /// How many bytes at the end of the answer are kept; `None`: all are.
+    window: Option<u64>,
     /// Whether another process writes the answer, too.
     is_copy: bool,
     /// The trailers that came.
@@ -39,7 +39,7 @@ impl AnswerWriter {
             answer,
             limits,
             runtime: Handle::try_current().ok(),
-            is_windowed: false,
+            window: None,
             is_copy: false,
             trailers: None,
         }
@@ -66,24 +66,32 @@ impl AnswerWriter {
         self.answer.set_head(head);
     }
 
-    /// Adds bytes to the body. Never waits. Returns whether the answer went over its limit just now.
+    /// Adds bytes to the body. Never waits. Returns whether the beginning of the answer is lost just now.
     pub fn push(&mut self, data: &[u8]) -> bool {
         if data.is_empty() {
             return false;
         }
-        let more = data.len() as u64;
-        let was_windowed = self.is_windowed;
-        let fits = self.answer.length().saturating_add(more) <= self.limits.max_turn;
-        if !was_windowed {
-            let has_room = fits && self.answers.make_room(more, self.limits.max_total);
-            self.is_windowed = !has_room;
+        let (limits, more) = (self.limits, data.len() as u64);
+        if self.answer.length().saturating_add(more) > limits.max_turn {
+            self.shrink(limits.window());
         }
-        self.answer.push(data, self.is_windowed);
-        let is_over = self.is_windowed != was_windowed;
-        if is_over && !self.is_copy {
-            self.answers.note_too_long(&self.answer, self.limits);
+        // An answer with the smallest window always has room for it.
+        if self.window.is_none_or(|window| window > SMALL_WINDOW) {
+            let growth = self.answer.growth(more, self.window);
+            if !self.answers.make_room(growth, limits.max_total) {
+                self.shrink(SMALL_WINDOW);
+            }
         }
-        is_over
+        let is_cut = self.answer.push(data, self.window);
+        if is_cut && !self.is_copy {
+            self.answers.note_too_long(&self.answer, limits);
+        }
+        is_cut
+    }
+
+    /// Keeps no more than the last `window` bytes from now on.
+    fn shrink(&mut self, window: u64) {
+        self.window = Some(self.window.map_or(window, |known| known.min(window)));
     }
 
     /// Adds what a body's frame has: bytes, or the trailers.
@@ -103,8 +111,9 @@ impl AnswerWriter {
 
     /// Begins at the byte with this number, because what precedes it isn't kept. Nothing may have been added.
     pub(super) fn skip_to(&mut self, at: u64) {
-        self.is_windowed = true;
-        self.answer.skip_to(at);
+        let window = self.limits.window();
+        self.shrink(window);
+        self.answer.skip_to(at, window);
     }
 
     /// Ends the answer. It is kept for some time, if it has a head.
@@ -115,9 +124,14 @@ impl AnswerWriter {
     pub(super) fn finish(&self, end: AnswerEnd) {
         let has_head = self.answer.head().is_some();
         let is_kept = has_head && !self.limits.keep.is_zero();
+        if !has_head && !self.is_copy {
+            self.answers.outdate_before(&self.answer);
+        }
         match &self.runtime {
             Some(runtime) if is_kept => {
                 let number = self.answers.note_end(&self.answer);
+                // An answer that has ended is kept only if there is room.
+                self.answers.make_room(0, self.limits.max_total);
                 let (answers, keep) = (self.answers.clone(), self.limits.keep);
                 runtime.spawn(async move {
                     sleep(keep).await;

@@ -16,13 +16,14 @@ options! {
     /// How much of the answers of turns is kept, and for how long.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct ReplayConfig in "replay" {
-        /// The largest answer that is kept whole, in bytes of its body. Of a larger one, the last 256 KiB are kept,
-        /// for clients that have attached before.
+        /// The largest answer that is kept whole, in bytes of its body. Of a larger one, the last 256 KiB are kept, or
+        /// `max_turn` if that is less, for clients that have attached before.
         max_turn: usize = 4 << 20, SizeFrom(1), example "\"16MiB\"", Live;
         /// How long an answer is kept after its end.
         keep: Duration = SECOND * 120, DurationIn(SECOND..=HOUR * 24), example "\"10m\"", Live;
         /// The memory for all kept answers of a replica, in bytes. When it is full, the oldest answer that has ended is
-        /// forgotten; if there is none, the last 256 KiB of the new one are kept. At least `max_turn`.
+        /// forgotten; if there is none, only the last 16 KiB of each answer that grows are kept. So each turn that runs
+        /// may need 16 KiB more. At least `max_turn`.
         max_total: usize = 256 << 20, SizeFrom(1), example "\"1GiB\"", Live;
         /// What a client gets that attaches to an answer whose beginning isn't kept: `reject` refuses it with 409
         /// `answer_too_long`; `live` gives it what comes from now on, if the answer is an event stream.

@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    AcquireReply, AcquireRequest, Claim, ClaimId, Epoch, Fence, HeartbeatReply, InstanceLiveness,
-    LockHolder, LockInfo, Message, MessageHandler, QueueState, ScanCursor, ScanPage, Store,
-    StoreFuture, WatchedQueue, Withdrawal,
+    AcquireReply, AcquireRequest, AnswerLookup, Claim, ClaimId, Epoch, Fence, HeartbeatReply,
+    InstanceLiveness, LockHolder, LockInfo, Message, MessageHandler, QueueState, ScanCursor,
+    ScanPage, Store, StoreFuture, WatchedQueue, Withdrawal,
 };
 use crate::key::{Keyspace, SessionKey};
 use once::OnceRecords;
@@ -169,6 +169,14 @@ impl Store for MemoryStore {
         let (now, state) = (Instant::now(), self.state.lock());
         let infos = keys.iter().map(|key| state.inspect(key, with_queue, now));
         reply(infos.collect())
+    }
+
+    fn find_answer(&self, key: &SessionKey) -> StoreFuture<AnswerLookup> {
+        let info = self.state.lock().inspect(key, false, Instant::now());
+        reply(AnswerLookup {
+            holder: info.holder,
+            last: None,
+        })
     }
 
     fn force_release(&self, key: &SessionKey, holder: &LockHolder) -> StoreFuture<Option<Fence>> {

@@ -411,7 +411,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         Box::pin(ready(Ok(false)))
     }
 
-    /// Finds out which answers the store has for a session. Changes nothing.
+    /// Finds out which answers the store has for a session, and who holds its lock. Changes nothing.
     fn find_answer(&self, _key: &SessionKey) -> StoreFuture<AnswerLookup> {
         Box::pin(ready(Ok(AnswerLookup::default())))
     }

@@ -30,7 +30,7 @@ use crate::key::SessionKey;
 use crate::listen::ClientConnection;
 use crate::lock::{LockGuard, RepeatedState};
 use crate::metrics::ViewerGauge;
-use attach::AttachRequest;
+use attach::{AttachRequest, FoundAnswer};
 
 pub use viewer::ViewerBody;
 
@@ -49,8 +49,8 @@ pub(super) enum AsideResponse {
 pub(super) enum TurnStart {
     /// The lock.
     Locked(LockGuard),
-    /// The answer of the turn that it repeats.
-    Repeats(ViewedAnswer),
+    /// The answer of the turn that it repeats, or what is left of it.
+    Repeats(AsideResponse),
 }
 
 /// A turn's answer, for another request.
@@ -122,8 +122,14 @@ impl Proxy {
             let mut drain = self.shared.drain.clone();
             let (request, asking) = (self.attach_request(&key, lock.headers, true), &*record);
             let joining = async {
-                if may_read && let Some(answer) = request.find_turn(first, asking).await? {
-                    return Ok(Some(answer));
+                if may_read {
+                    match request.find_turn(first, asking).await? {
+                        FoundAnswer::Answer(answer) => {
+                            return Ok(Some(AsideResponse::Answer(answer)));
+                        }
+                        FoundAnswer::Seen => return Ok(Some(AsideResponse::Own(no_answer()))),
+                        FoundAnswer::None => {}
+                    }
                 }
                 if !(joins && is_under_way) {
                     return Err(refusal);
@@ -182,8 +188,8 @@ impl Proxy {
         }
         let request = self.attach_request(key, headers, turn.attach_ended);
         Ok(match request.find(record).await? {
-            Some(answer) => AsideResponse::Answer(answer),
-            None => AsideResponse::Own(no_answer()),
+            FoundAnswer::Answer(answer) => AsideResponse::Answer(answer),
+            FoundAnswer::Seen | FoundAnswer::None => AsideResponse::Own(no_answer()),
         })
     }
 

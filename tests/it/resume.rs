@@ -270,6 +270,37 @@ async fn without_an_answer_there_is_204() {
     assert_eq!(bench.call(&other).await.status, 204, "of another session");
 }
 
+/// A route whose turns are in the same sessions, and aren't kept.
+const UNKEPT: &str = r#"
+[[routes]]
+name = "not kept"
+path = "/chat/unkept"
+replay = false
+session_id = ["{body:/session_id}"]
+user_id = ["u1"]
+"#;
+
+#[tokio::test]
+async fn nobody_gets_the_answer_before_the_last_turn() {
+    let bench = start(UNKEPT).await;
+    turn(bench.app.addr(), "s1", "plain:first").await;
+    let mut unkept = bench.client().await;
+    let request = Request::post("/chat/unkept").header("x-test-script", "gate");
+    let request = request.header("x-test-session", "s1");
+    unkept.send(&request.json(r#"{"session_id":"s1"}"#)).await;
+    unkept.read_until(&event(0)).await;
+    let answer = bench.call(&attach("s1")).await;
+    assert_eq!(answer.status, 204, "the turn isn't kept: {answer:?}");
+    bench.backend.open_gate("s1");
+    assert!(unkept.answer().await.whole);
+    let failed = turn(bench.app.addr(), "s1", "close").await;
+    assert_eq!(failed.status, 502);
+    let answer = bench.call(&attach("s1")).await;
+    assert_eq!(answer.status, 204, "the last turn has none: {answer:?}");
+    turn(bench.app.addr(), "s1", "plain:next").await;
+    assert_whole("the next", &bench.call(&attach("s1")).await, "next");
+}
+
 #[tokio::test]
 async fn a_route_may_leave_out_answers_that_have_ended() {
     let config = RESUME.replace("attach = true", "attach = true\nattach_ended = false");
@@ -574,6 +605,23 @@ async fn a_repeat_whose_answer_is_not_kept_any_more_is_refused() {
     bench
         .refused("a repeat", &request, 409, "already_answered")
         .await;
+}
+
+#[tokio::test]
+async fn a_repeat_that_has_seen_all_of_the_answer_gets_204() {
+    let (more, rest) = watch::channel(None);
+    let backend = streaming("id: 1\ndata: a\n\n".into(), rest).await;
+    let _ = more.send(Some("id: 2\ndata: b\n\n".into()));
+    let chat = format!("{CHAT}once = [\"{{header:idempotency-key}}\"]\n");
+    let app = App::start(&backend.url(), "memory:", "", &format!("{RESUME}{chat}"));
+    let behind = async |id: &str| {
+        let request = keyed("s1", "", "k1").header("last-event-id", id);
+        Client::connect(app.addr()).await.call(&request).await
+    };
+    assert!(behind("").await.whole, "the turn");
+    assert_whole("a part", &behind("1").await, "id: 2\ndata: b\n\n");
+    let seen = behind("2").await;
+    assert_eq!((seen.status, seen.text()), (204, String::new()), "{seen:?}");
 }
 
 // === stopping ===

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use redis::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
@@ -161,6 +162,28 @@ async fn without_an_answer_there_is_204() {
     assert_eq!(answer.status, 204, "nobody waits for it: {answer:?}");
     bench.backend.open_gate("s1");
     assert!(running.answer().await.whole, "it isn't disturbed");
+    // Neither it, nor a turn that gets no response, lets anybody have the answer before it.
+    let unkept = unkept.header("x-test-script", "gate");
+    for n in 0..2 {
+        turn(bench.replica(n), "s1", "plain:first").await;
+        let gets = async |status: u16| {
+            let answers = [
+                call(bench.replica(0), &attach("s1")).await,
+                call(bench.replica(1), &attach("s1")).await,
+            ];
+            answers.iter().all(|answer| answer.status == status)
+        };
+        wait_for_async(async || gets(200).await, "both have the answer").await;
+        let mut running = Client::connect(bench.replica(0)).await;
+        running.send(&unkept).await;
+        running.read_until(&event(0)).await;
+        assert!(gets(204).await, "while a turn runs that isn't kept");
+        bench.backend.open_gate("s1");
+        assert!(running.answer().await.whole);
+        let failed = turn(bench.replica(0), "s1", "close").await;
+        assert_eq!(failed.status, 502, "the backend gives no response");
+        wait_for_async(async || gets(204).await, "neither has an answer").await;
+    }
 }
 
 #[tokio::test]
@@ -386,6 +409,48 @@ async fn a_repeat_at_another_replica_gets_the_answer_of_the_turn() {
     let again = sent(1, &request).await.answer().await;
     assert_whole("of one that has ended", &again, &text);
     assert_eq!(bench.backend.turns("s1").len(), 2, "each turn ran once");
+}
+
+#[tokio::test]
+async fn a_repeat_waits_for_an_answer_that_is_not_in_redis_yet() {
+    for on_repeat in ["attach", "reject"] {
+        let config = format!(
+            "{RESUME}{CHAT}once = [\"{{header:idempotency-key}}\"]\non_repeat = \"{on_repeat}\"\n"
+        );
+        let setup = Setup::new(&config).store(QUICK).replicas(2);
+        let bench = setup.on_redis().await;
+        let request = Request::turn("s1", "plain:once").header("idempotency-key", "k1");
+        assert_whole("the turn", &call(bench.replica(0), &request).await, "once");
+        let mut answer = None;
+        let is_written = async || {
+            let mut streams = Vec::new();
+            for key in answer_keys(&bench.redis).await {
+                if key.contains(":answer:") {
+                    streams.push(key);
+                }
+            }
+            answer = streams.pop();
+            match &answer {
+                Some(key) => bench.redis.command(&["XLEN", key]).await == Value::Int(3),
+                None => false,
+            }
+        };
+        wait_for_async(is_written, "Redis has the answer").await;
+        let answer = answer.expect("it was found");
+        // As if it were under way.
+        bench.redis.command(&["RENAME", &answer, "later"]).await;
+        let monitor = bench.redis.monitor().await;
+        let mut repeat = Client::connect(bench.replica(1)).await;
+        repeat.send(&request).await;
+        let looks = async || {
+            let lines = monitor.lines().await;
+            lines.iter().any(|line| line.contains("\"XRANGE\""))
+        };
+        wait_for_async(looks, "the repeat looks for it").await;
+        bench.redis.command(&["RENAME", "later", &answer]).await;
+        assert_whole(on_repeat, &repeat.answer().await, "once");
+        assert_eq!(bench.backend.turns("s1").len(), 1, "the turn ran once");
+    }
 }
 
 #[tokio::test]

@@ -26,26 +26,32 @@ pub(super) struct AttachRequest<'t> {
     pub(super) drain: DrainWatch,
 }
 
+/// What a request gets that asks for an answer.
+pub(super) enum FoundAnswer {
+    /// The answer.
+    Answer(ViewedAnswer),
+    /// Nothing of the answer follows the event that the request names.
+    Seen,
+    /// There is no answer.
+    None,
+}
+
 /// The header in which an `EventSource` names the last event that it got.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 // === impl AttachRequest ===
 
 impl AttachRequest<'_> {
-    /// Finds the answer of the turn that runs, or the last that is kept, and waits for its head. `None`: there is
-    /// none, or nothing of it follows the event that the request names. Cancel-safe.
+    /// Finds the answer of the turn that runs, or the last that is kept, and waits for its head. Cancel-safe.
     ///
     /// # Errors
     /// When the process begins to stop, or the answer is too long to be read from its beginning.
-    pub(super) async fn find(
-        self,
-        record: &RequestRecord,
-    ) -> Result<Option<ViewedAnswer>, Refusal> {
+    pub(super) async fn find(self, record: &RequestRecord) -> Result<FoundAnswer, Refusal> {
         let (answers, takes_ended) = (self.answers, self.takes_ended);
         let found = answers.find(self.key, takes_ended, &self.sharing).await;
         match found {
             Some(reader) => self.read(reader, record).await,
-            None => Ok(None),
+            None => Ok(FoundAnswer::None),
         }
     }
 
@@ -57,10 +63,10 @@ impl AttachRequest<'_> {
         self,
         turn: ClaimId,
         record: &RequestRecord,
-    ) -> Result<Option<ViewedAnswer>, Refusal> {
+    ) -> Result<FoundAnswer, Refusal> {
         match self.answers.find_turn(self.key, turn, &self.sharing) {
             Some(reader) => self.read(reader, record).await,
-            None => Ok(None),
+            None => Ok(FoundAnswer::None),
         }
     }
 
@@ -69,7 +75,7 @@ impl AttachRequest<'_> {
         mut self,
         mut reader: AnswerReader,
         record: &RequestRecord,
-    ) -> Result<Option<ViewedAnswer>, Refusal> {
+    ) -> Result<FoundAnswer, Refusal> {
         let (answer, viewer) = (Arc::clone(reader.answer()), record.viewing());
         let head = tokio::select! {
             biased;
@@ -79,14 +85,14 @@ impl AttachRequest<'_> {
         };
         let Some(head) = head else {
             // The turn was refused, or its backend gave no response.
-            return Ok(None);
+            return Ok(FoundAnswer::None);
         };
         let mut viewed = ViewedAnswer::new(head, reader, viewer);
         let last_event = self.headers.get(LAST_EVENT_ID);
         if let Some(id) = last_event.filter(|id| viewed.unfit.is_none() && !id.is_empty()) {
             match answer.reader_behind(id.as_bytes()) {
                 Some(reader) => viewed.reader = reader,
-                None => return Ok(None),
+                None => return Ok(FoundAnswer::Seen),
             }
         }
         if viewed.reader.at() < answer.start() {
@@ -99,6 +105,6 @@ impl AttachRequest<'_> {
             };
             viewed.reader = live.ok_or(Refusal::AnswerTooLong)?;
         }
-        Ok(Some(viewed))
+        Ok(FoundAnswer::Answer(viewed))
     }
 }

@@ -21,6 +21,8 @@ store_contract!(
     a_late_write_does_not_hide_the_answer_of_the_holder,
     an_answer_is_hidden_by_none_whose_id_begins_that_of_the_holder,
     an_answer_has_any_bytes,
+    the_holder_is_found,
+    a_turn_without_an_answer_is_named_as_the_last,
 );
 
 /// Longer than any test.
@@ -326,5 +328,44 @@ async fn an_answer_has_any_bytes(bench: StoreSetup) {
         read.expect("the store answers"),
         Some(vec![entry]),
         "the payload comes back as it was written"
+    );
+}
+
+async fn the_holder_is_found(bench: StoreSetup) {
+    let claim = bench.claim(KEY, LEASE);
+    bench.granted(&claim).await;
+    let found = bench.find().await;
+    assert_eq!(
+        (found.holder, found.last),
+        (Some(LockHolder::from(&claim.token)), None),
+        "it has the lock, and no answer"
+    );
+    bench.release(&claim).await;
+    assert_eq!(bench.find().await, AnswerLookup::default(), "nobody has it");
+}
+
+async fn a_turn_without_an_answer_is_named_as_the_last(bench: StoreSetup) {
+    if !bench.keeps().await {
+        return;
+    }
+    let (before, failed) = (bench.claim(KEY, LEASE), bench.claim(KEY, LEASE));
+    bench.write(&before, &write(START, &[(HEAD, "head")])).await;
+    assert!(
+        bench
+            .write(&failed, &write(START, &[(end(0), "end")]))
+            .await,
+        "nothing is lost"
+    );
+    let last = bench.find().await.last;
+    assert_eq!(last, Some(failed.id), "it is the last turn");
+    let its_end = Some(vec![(end(0), "end".to_owned())]);
+    assert_eq!(
+        bench.read(&failed, START, 9).await,
+        its_end,
+        "it has no more"
+    );
+    assert!(
+        bench.read(&before, START, 9).await.is_some(),
+        "the one before it stays for repeats"
     );
 }
