@@ -160,13 +160,18 @@ impl Answer {
 
     /// The bytes that are kept now, in one piece, and the number of the first of them.
     pub fn kept(&self) -> (Bytes, u64) {
-        let state = self.state.lock();
-        let mut kept = BytesMut::with_capacity((state.length - state.start) as usize);
-        for block in &state.blocks {
+        // Copied when the writer can go on: handles of blocks are cheap.
+        let (blocks, tail, start) = {
+            let state = self.state.lock();
+            let tail = Bytes::copy_from_slice(&state.tail);
+            (state.blocks.clone(), tail, state.start)
+        };
+        let length = blocks.iter().map(Bytes::len).sum::<usize>() + tail.len();
+        let mut kept = BytesMut::with_capacity(length);
+        for block in blocks.iter().chain([&tail]) {
             kept.extend_from_slice(block);
         }
-        kept.extend_from_slice(&state.tail);
-        (kept.freeze(), state.start)
+        (kept.freeze(), start)
     }
 
     /// Whether there is a reader.
