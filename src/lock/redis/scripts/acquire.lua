@@ -10,10 +10,10 @@
 --       dead_token or '', min_age of the dead holder's lock (µs); only if the turn waits: id, channel, ticket or 0,
 --       max_waiters, interrupts (1 or 0)
 -- Reply: the fence; minus the time if the command came too late; {ticket, holder's token} in the queue; {-1} if a
---        newer turn replaced this one, or the one that it repeats; {-2} if an operator took it out of the queue; {'took over', one of these
---        replies} if the dead holder lost the lock; {state, turn, token} of the other turn with this record, and three
---        more as for a busy lock: w if it waits, r if it holds the lock, e if it has ended, d if it has lost the lock, k
---        if its request is another one;
+--        newer turn replaced this one, or the one that it repeats; {-2} if an operator took it out of the queue;
+--        {'took over', one of these replies} if the dead holder lost the lock; {state, turn, token} of the other turn
+--        with this record, and three more as for a busy lock: w if it waits, r if it holds the lock, e if it has ended,
+--        d if it has lost the lock, k if its request is another one;
 --        {holder's token, when it took the lock (µs) or 0, the time (µs), number of waiters} if the lock is busy;
 --        the same with 0 as the token if the queue is full
 --

@@ -34,16 +34,17 @@ local function settle_record()
   end
 end
 
-if record then
-  -- Whatever comes of it, the lock is freed.
-  pcall(settle_record)
-end
 -- Leaves the queue, and deletes the mark of a turn that a newer one replaced.
 local function leave_for_good()
   leave(s, id)
   if redis.call('HGET', s.waiters, id) == '^' then
     redis.call('HDEL', s.waiters, id)
   end
+end
+
+if record then
+  -- Whatever comes of it, the lock is freed.
+  pcall(settle_record)
 end
 
 local final = now > not_after and 2 or 0
