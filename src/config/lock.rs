@@ -384,18 +384,17 @@ impl LockConfig {
         self.check_settling(table);
         self.check_interrupting(table);
         if self.replay && self.on_disconnect == Some(OnDisconnect::Cancel) {
-            let (key, why) = match table.wrote("on_disconnect") {
-                true => (
-                    table.blamed("on_disconnect", &["replay"]),
-                    "contradicts replay = true and on_disconnect = \"cancel\": an answer is kept for clients that come \
-                     back; leave one of them out",
-                ),
-                false => (
-                    "replay",
-                    "contradicts on_disconnect = \"cancel\" of [lock]: an answer is kept for clients that come back; \
-                     leave one of them out",
-                ),
+            const KEY: &str = "on_disconnect";
+            let (key, cause) = match table.wrote(KEY) {
+                true => match table.blamed(KEY, &["replay"]) {
+                    KEY => (KEY, "replay = true"),
+                    key => (key, "on_disconnect = \"cancel\" of the preset"),
+                },
+                false => ("replay", "on_disconnect = \"cancel\" of [lock]"),
             };
+            let why = format!(
+                "contradicts {cause}: an answer is kept for clients that come back; leave one of them out"
+            );
             table.note(key, why);
         }
     }
