@@ -60,7 +60,7 @@ pub struct SharingOptions {
 /// How many bytes are kept of an answer over its limit at most, for readers that are at its end.
 const WINDOW: u64 = 256 * 1024;
 
-/// How many bytes are kept of an answer at most for which there is no room.
+/// How many bytes are kept at most of an answer that grows while `AnswerLimits::max_total` is reached.
 const SMALL_WINDOW: u64 = 16 * 1024;
 
 /// The head of an answer, as later readers get it.

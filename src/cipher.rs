@@ -31,7 +31,7 @@ pub enum CipherKeysError {
     /// The file can't be read.
     #[error(transparent)]
     File(#[from] SecretError),
-    /// A line is no key.
+    /// A line of the file is not a key of 32 bytes.
     #[error(
         "line {1} of {0} is no key: write 32 random bytes as 64 hexadecimal digits or in base64, for example the output \
          of `openssl rand -hex 32`"
@@ -67,7 +67,7 @@ impl CipherKeys {
     /// Reads the keys from a file: one a line, empty lines aside. Blocks for as long as the file system does.
     ///
     /// # Errors
-    /// When the file can't be read, or a line is no key.
+    /// When the file can't be read, or a line of it is not a key of 32 bytes.
     pub fn read(file: &SecretFile) -> Result<Self, CipherKeysError> {
         let text = file.read_password()?;
         let lines = text.lines().enumerate();

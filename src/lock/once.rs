@@ -46,8 +46,8 @@ pub enum Dismissal {
     Dequeued,
 }
 
-/// Whether a turn's backend may have been sent a byte, and so may have run the turn. Shared by the claim and by
-/// whoever sends. Cheap to clone.
+/// Whether a turn's backend may have been sent a byte, and so may have run the turn. Cheap to clone:
+/// the claim and the request to the backend share one value.
 #[derive(Clone, Debug, Default)]
 pub struct SentFlag(Arc<AtomicBool>);
 

@@ -98,7 +98,7 @@ pub(super) async fn for_backend(
 /// Notes in the flag of a turn whether the backend says by its status that it has not run the turn: 425 (RFC 8470 §5.2),
 /// 429 (RFC 6585 §4), or 503 with `retry-after` (RFC 9110 §15.6.4). A proxy before the backend also responds with 503 if
 /// the backend broke off in the middle of a request, and names no time then.
-fn note(response: &Response<BackendBody>, flag: Option<&SentFlag>) {
+fn note_refusal(response: &Response<BackendBody>, flag: Option<&SentFlag>) {
     let is_refused = match response.status() {
         StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => true,
         StatusCode::SERVICE_UNAVAILABLE => response.headers().contains_key(RETRY_AFTER),
@@ -133,7 +133,7 @@ impl Exchange<'_> {
                 .send(request, is_turn, deadline.as_ref(), has_begun);
             sending
                 .await
-                .inspect(|response| note(response, flag.as_ref()))
+                .inspect(|response| note_refusal(response, flag.as_ref()))
         });
         self.response_head(sending, held).await
     }
@@ -161,7 +161,7 @@ impl Exchange<'_> {
                 let sending = backend.send(request, is_turn, deadline.as_ref(), has_begun);
                 sending
                     .await
-                    .inspect(|response| note(response, Some(&flag)))
+                    .inspect(|response| note_refusal(response, Some(&flag)))
             }),
             timeout: self.timeout,
             held: held.take(),

@@ -5,44 +5,20 @@
 
 use seriatim::config::Config;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
 use crate::support::app::{App, CHAT};
 use crate::support::backend::{Backend, Ending, TRAILER, event, events, stream_with};
 use crate::support::bench::{Bench, assert_error_response};
-use crate::support::client::{Answer, Client, Request, begin_turn, turn};
+use crate::support::client::{Client, Request, begin_turn, turn};
 use crate::support::h2_client::{self, H2};
+use crate::support::kept::{RESUME, assert_whole, attach, attached, streaming, wait_for_viewers};
 use crate::support::process::Process;
-use crate::support::raw::{RawBackend, read_head};
+use crate::support::raw::RawBackend;
 use crate::support::{wait_for_async, within};
-
-/// Turns are kept, and their sessions have a path each to attach and to stop.
-const RESUME: &str = r#"
-[lock]
-replay = true
-[[routes]]
-name = "attach"
-path = "/chat/{id}/stream"
-methods = ["GET"]
-session_id = ["{path:id}"]
-user_id = ["u1"]
-attach = true
-[[routes]]
-name = "stop"
-path = "/chat/{id}/stream"
-methods = ["DELETE"]
-session_id = ["{path:id}"]
-user_id = ["u1"]
-stop = true
-"#;
 
 async fn start(tables: &str) -> Bench {
     Bench::start(&format!("{tables}{RESUME}{CHAT}")).await
-}
-
-fn attach(session: &str) -> Request {
-    Request::get(&format!("/chat/{session}/stream"))
 }
 
 fn stop(session: &str) -> Request {
@@ -52,24 +28,12 @@ fn stop(session: &str) -> Request {
 impl Bench {
     /// A client that attaches to the session's turn, and reads nothing yet.
     async fn attached(&self, session: &str) -> Client {
-        let mut client = self.client().await;
-        client.send(&attach(session)).await;
-        client
+        attached(self.app.addr(), session).await
     }
 
     async fn wait_for_viewers(&self, count: usize) {
-        let count = count.to_string();
-        let reached = async || self.app.metric("seriatim_viewers").await == count;
-        wait_for_async(reached, &format!("{count} viewers")).await;
+        wait_for_viewers(&self.app, count).await;
     }
-}
-
-fn assert_whole(case: &str, answer: &Answer, text: &str) {
-    assert!(
-        answer.whole && answer.status == 200,
-        "{case}: the whole answer: {answer:?}"
-    );
-    assert_eq!(answer.text(), text, "{case}: every byte of it, once");
 }
 
 // === attaching ===
@@ -350,31 +314,6 @@ async fn a_request_without_a_session_is_refused() {
 }
 
 // === Last-Event-ID ===
-
-/// A backend that answers every turn with these bytes of an event stream, and ends when `more` says so.
-async fn streaming(text: String, more: watch::Receiver<Option<String>>) -> RawBackend {
-    RawBackend::start(move |mut socket, _| {
-        let (text, mut more) = (text.clone(), more.clone());
-        async move {
-            if read_head(&mut socket).await.is_none() {
-                return;
-            }
-            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
-            let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
-            let first = format!("{head}{}", chunk(&text));
-            // A proxy that leaves is no failure.
-            let _ = socket.write_all(first.as_bytes()).await;
-            let rest = more.wait_for(Option::is_some).await;
-            let rest = rest.ok().and_then(|rest| rest.clone()).unwrap_or_default();
-            let rest = format!("{}0\r\n\r\n", chunk(&rest));
-            let _ = socket.write_all(rest.as_bytes()).await;
-            // Closing a connection with unread bytes resets it, and what was sent may get lost.
-            let _ = socket.shutdown().await;
-            let _ = socket.read_to_end(&mut Vec::new()).await;
-        }
-    })
-    .await
-}
 
 fn app(backend: &RawBackend, tables: &str) -> App {
     let config = format!("{tables}{RESUME}{CHAT}");

@@ -1,10 +1,10 @@
 //! Kept answers on several replicas: requests attach to a turn, and stop it, wherever they come in.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use redis::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
 use crate::support::app::{App, CHAT, key};
@@ -12,29 +12,9 @@ use crate::support::backend::{event, events, stream_with};
 use crate::support::bench::{Bench, Replicas, Setup, assert_error_response};
 use crate::support::client::{Answer, Client, Request, begin_turn, turn};
 use crate::support::fault::Mode;
-use crate::support::raw::{RawBackend, read_head};
+use crate::support::kept::{RESUME, assert_whole, attach, attached, streaming, wait_for_viewers};
 use crate::support::redis::Redis;
 use crate::support::{wait_for, wait_for_async};
-
-/// Turns are kept, and their sessions have a path each to attach and to stop.
-const RESUME: &str = r#"
-[lock]
-replay = true
-[[routes]]
-name = "attach"
-path = "/chat/{id}/stream"
-methods = ["GET"]
-session_id = ["{path:id}"]
-user_id = ["u1"]
-attach = true
-[[routes]]
-name = "stop"
-path = "/chat/{id}/stream"
-methods = ["DELETE"]
-session_id = ["{path:id}"]
-user_id = ["u1"]
-stop = true
-"#;
 
 /// A crash is noticed within a test, and a command has the time that it needs on a busy machine.
 const QUICK: &str = "timeout = \"1s\"\ncrash_recovery = \"6s\"\n";
@@ -48,33 +28,8 @@ async fn two(tables: &str) -> Bench<Redis> {
         .await
 }
 
-fn attach(session: &str) -> Request {
-    Request::get(&format!("/chat/{session}/stream"))
-}
-
-/// A client that attaches on this replica, and reads nothing yet.
-async fn attached(replica: SocketAddr, session: &str) -> Client {
-    let mut client = Client::connect(replica).await;
-    client.send(&attach(session)).await;
-    client
-}
-
 async fn call(replica: SocketAddr, request: &Request) -> Answer {
     Client::connect(replica).await.call(request).await
-}
-
-async fn wait_for_viewers(app: &App, count: usize) {
-    let count = count.to_string();
-    let reached = async || app.metric("seriatim_viewers").await == count;
-    wait_for_async(reached, &format!("{count} viewers")).await;
-}
-
-fn assert_whole(case: &str, answer: &Answer, text: &str) {
-    assert!(
-        answer.whole && answer.status == 200,
-        "{case}: the whole answer: {answer:?}"
-    );
-    assert_eq!(answer.text(), text, "{case}: every byte of it, once");
 }
 
 /// The keys of kept answers in Redis.
@@ -327,31 +282,12 @@ async fn without_redis_nothing_is_stopped_and_the_own_replica_still_has_the_answ
 
 #[tokio::test]
 async fn an_event_source_goes_on_at_another_replica() {
-    let (more, rest) = watch::channel(false);
-    let backend = RawBackend::start(move |mut socket, _| {
-        let mut rest = rest.clone();
-        async move {
-            if read_head(&mut socket).await.is_none() {
-                return;
-            }
-            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
-            let event = |n: usize| {
-                let text = format!("id: {n}\ndata: {n}\n\n");
-                format!("{:x}\r\n{text}\r\n", text.len())
-            };
-            // A proxy that leaves is no failure.
-            let _ = socket.write_all(head.as_bytes()).await;
-            for n in 1..=3 {
-                let _ = socket.write_all(event(n).as_bytes()).await;
-            }
-            let _ = rest.wait_for(|is_open| *is_open).await;
-            let _ = socket.write_all(event(4).as_bytes()).await;
-            let _ = socket.write_all(b"0\r\n\r\n").await;
-            // A socket that is closed with a request's body unread resets its connection.
-            let _ = socket.read_to_end(&mut Vec::new()).await;
-        }
-    })
-    .await;
+    let events = |numbers: RangeInclusive<usize>| -> String {
+        let events = numbers.map(|n| format!("id: {n}\ndata: {n}\n\n"));
+        events.collect()
+    };
+    let (more, rest) = watch::channel(None);
+    let backend = streaming(events(1..=3), rest).await;
     let redis = Redis::start().await;
     let config = format!("{RESUME}{CHAT}");
     let [a, b] = [0, 1].map(|_| App::start(&backend.url(), &redis.url(), QUICK, &config));
@@ -363,7 +299,7 @@ async fn an_event_source_goes_on_at_another_replica() {
     let mut second = Client::connect(b.addr()).await;
     second.send(&behind("2")).await;
     second.read_until("data: 3\n\n").await;
-    more.send_replace(true);
+    more.send_replace(Some(events(4..=4)));
     assert_whole(
         "behind the second",
         &second.answer().await,

@@ -14,7 +14,7 @@ use crate::lock::{Claim, ClaimId, Dismissal, OnceClaim, QUEUE_TTL, Token};
 #[derive(Debug, Default)]
 pub(super) struct OnceRecords {
     records: HashMap<RecordKey, OnceRecord>,
-    /// The same records by the moment at which each of them expires.
+    /// The keys of all records, by the moment at which the record expires.
     due: BTreeSet<(Instant, RecordKey)>,
 }
 
@@ -134,7 +134,7 @@ impl OnceRecords {
         }
     }
 
-    /// Whether there is no record.
+    /// Whether no turn is remembered.
     pub(super) fn is_empty(&self) -> bool {
         self.records.is_empty()
     }

@@ -18,6 +18,7 @@ pub(crate) mod fault;
 pub(crate) mod faulty_store;
 pub(crate) mod h2;
 pub(crate) mod h2_client;
+pub(crate) mod kept;
 pub(crate) mod load;
 pub(crate) mod pool;
 pub(crate) mod process;
