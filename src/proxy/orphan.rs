@@ -1,4 +1,4 @@
-//! Turns that go on without their client: the backend's response is read to its end and thrown away.
+//! Turns that go on without their client: the backend's response is read to its end, and thrown away unless it is kept.
 //!
 //! Invariant: such a turn keeps every limit that it had with its client, and holds its lock until the
 //! backend has finished or has been left. Whether a turn may go on is decided by whoever hands it over.
