@@ -173,14 +173,15 @@ fn request_service<H: Serve>(
         let response = handler.clone().serve(client.clone(), request);
         let exchange = state.begin_exchange();
         let state = state.clone();
-        async move {
+        // Boxed, because hyper keeps the room of this future for as long as the connection is open.
+        Box::pin(async move {
             let mut response = response.await;
             let status = response.status();
             unread_rest::announce(&state, status, response.headers_mut()).await;
             exchange.on_response(response.status());
             let response = response.map(|body| body.map_err(move |error| exchange.pass(error)));
             Ok::<_, Infallible>(response)
-        }
+        })
     })
 }
 
