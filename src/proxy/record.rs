@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, Method};
 use tokio::time::Instant;
 
 use super::end::End;
@@ -44,7 +44,8 @@ pub(super) struct RequestRecord {
     /// When the request's head had arrived.
     begun: Instant,
     method: Method,
-    uri: Uri,
+    /// The path of the request's target, copied: the target itself would keep the buffer in which its head was read.
+    path: Box<str>,
     pub(super) request_id: String,
     /// The bounds of the client's connection, which know why it ended.
     pub(super) client: Bounds,
@@ -107,7 +108,7 @@ impl RequestRecord {
         sinks: &Arc<RouteSinks>,
     ) -> Self {
         let mut record = Self::new(head.method.clone(), client, Arc::clone(sinks));
-        record.uri = head.uri.clone();
+        record.path = head.uri.path().into();
         record.request_id = request_id;
         let tracer = sinks.tracer.as_ref();
         record.trace = tracer.and_then(|tracer| tracer.begin(&head.headers, record.begun));
@@ -119,7 +120,7 @@ impl RequestRecord {
         Self {
             begun: Instant::now(),
             method,
-            uri: Uri::default(),
+            path: Box::default(),
             request_id: String::new(),
             client,
             is_finished: false,
@@ -382,7 +383,7 @@ impl RequestRecord {
         let Some(trace) = self.trace.take() else {
             return;
         };
-        let path = self.uri.path().chars().take(trace::LONGEST_PATH);
+        let path = self.path.chars().take(trace::LONGEST_PATH);
         let status = self.told_status();
         let facts = trace::RequestFacts {
             method: redact::known_method(self.method.as_str()),

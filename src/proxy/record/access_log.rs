@@ -32,7 +32,7 @@ impl RequestRecord {
             early = self.is_early().then_some(true),
             comments = self.comments.get().map(CommentCounter::count).filter(|count| *count > 0),
             method = redact::method(self.method.as_str()),
-            path = &*shown_path(self.uri.path(), route),
+            path = &*shown_path(&self.path, route),
             route = route.map(|route| &*route.name),
             key = key.as_deref(),
             fence = self.fence.map(|fence| fence.0),
