@@ -502,7 +502,8 @@ impl Proxy {
             RequestBody::Unread(body) => {
                 let passes_trailers = headers::passes_trailers(&head.headers, backend.upstream());
                 let trailers = passes_trailers.then(|| Arc::clone(&self.router.read_headers));
-                OutgoingBody::Streamed(Upload::new(body, &client.bounds, trailers))
+                let upload = Upload::new(body, &client.bounds, trailers);
+                OutgoingBody::Streamed(Box::new(upload))
             }
         }
     }

@@ -59,8 +59,9 @@ pub(super) struct Backend {
 pub(super) enum OutgoingBody {
     /// A body that the proxy has read; `None` once it is sent.
     Read(Option<ReservedBytes>),
-    /// A body that is streamed as it arrives. The connection's deadline stops it when the lock is lost.
-    Streamed(Upload),
+    /// A body that is streamed as it arrives. The connection's deadline stops it when the lock is lost. Boxed, because
+    /// each connection to a backend has room for 32 requests.
+    Streamed(Box<Upload>),
     /// No body, and no `content-length`. hyper adds that header to any body of a known length.
     Nothing,
 }
@@ -377,7 +378,7 @@ impl Body for OutgoingBody {
                 let whole = whole.take().map(ReservedBytes::into_bytes);
                 Poll::Ready(whole.map(|whole| Ok(Frame::data(whole))))
             }
-            Self::Streamed(upload) => Pin::new(upload).poll_frame(cx),
+            Self::Streamed(upload) => Pin::new(&mut **upload).poll_frame(cx),
             Self::Nothing => Poll::Ready(None),
         }
     }
