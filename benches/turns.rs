@@ -41,14 +41,29 @@
 //! Idle and loaded memory come with every run; the round trip to Redis (a PING on a plain connection) with the cases of `c1`.
 //!
 //! # Counting
-//! Instructions and system calls have almost no noise. With `valgrind` and `strace` installed,
+//! Counts have almost no noise. With `valgrind` and `strace` installed,
 //!
 //! ```text
 //! cargo bench --bench turns -- --count [--connections 1] [--size 300B] [--requests 1000]
+//! cargo bench --bench turns -- --budget benches/budget.toml
 //! ```
 //!
-//! runs each subject twice, with R and with 3 R requests, and prints the difference divided by 2 R, without the cost of start
-//! and end. For a profile, by hand (`--hold` starts the backend, Redis and one subject, and keeps them running):
+//! `--count` runs each subject twice, with R and with 3 R requests, and prints the difference divided by 2 R, without the cost of
+//! start and end. `--budget` counts the subjects of a budget, and fails if a turn costs more than its budget (`.ci/cost`).
+//!
+//! | counted | is | by |
+//! | --- | --- | --- |
+//! | instructions | in user space, of all threads | callgrind |
+//! | allocations, frees | calls of `malloc`, `calloc`, `realloc` and the like; calls of `free` | callgrind |
+//! | copies | calls of `memcpy` and `memmove` | callgrind |
+//! | clock reads | calls of `clock_gettime` | callgrind |
+//! | task polls | polls of tokio's tasks; a stripped program has none | callgrind |
+//! | system calls | all of them; callgrind adds some of its own, so they have a run of their own | strace |
+//!
+//! Under callgrind every x86-64 processor with AVX2 looks the same, so the machine doesn't matter. The compiler does, and so do the
+//! versions of libc and of the dependencies.
+//!
+//! For a profile, by hand (`--hold` starts the backend, Redis and one subject, and keeps them running):
 //!
 //! ```text
 //! cargo bench --bench turns -- --hold redis --under "valgrind --tool=callgrind --callgrind-out-file=/tmp/turns.out"
@@ -67,6 +82,7 @@
 mod turns {
     pub(crate) mod backend;
     pub(crate) mod bare;
+    pub(crate) mod budget;
     pub(crate) mod client;
     pub(crate) mod count;
     pub(crate) mod drive;
@@ -83,6 +99,7 @@ mod turns {
     pub(crate) mod streams;
     pub(crate) mod subject;
     pub(crate) mod table;
+    pub(crate) mod totals;
 }
 
 use std::process::ExitCode;
@@ -134,6 +151,7 @@ fn coordinate(options: &Options) -> Result<bool, Failure> {
         let work = async {
             match &options.mode {
                 Mode::Count => count::run(options).await,
+                Mode::Budget(file) => count::hold_budget(options, file).await,
                 Mode::Drive(addr) => drive::drive(options, *addr).await,
                 _ => measure::run(options).await,
             }

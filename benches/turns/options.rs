@@ -53,6 +53,8 @@ pub(crate) enum Mode {
     Say(String),
     Measure,
     Count,
+    /// Counts, and compares with the budget in a file.
+    Budget(PathBuf),
     Hold(Kind),
     Drive(SocketAddr),
     Role(Role),
@@ -136,6 +138,7 @@ impl Options {
                 "--subjects" => options.subjects = cast(&value()?)?,
                 "--seriatim" => options.seriatim = value()?.into(),
                 "--count" => options.mode = Mode::Count,
+                "--budget" => options.mode = Mode::Budget(value()?.into()),
                 "--hold" => options.mode = Mode::Hold(Kind::named(&value()?)?),
                 "--under" => {
                     options.under = value()?.split_whitespace().map(str::to_owned).collect()

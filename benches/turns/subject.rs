@@ -207,8 +207,9 @@ fn configuration(
     admin: bool,
 ) -> Result<String, Failure> {
     let store = match (kind.needs_redis(), &stage.redis) {
-        (false, _) => "memory:".to_owned(),
-        (true, Some(redis)) => format!("redis://{}/0", redis.addr),
+        (false, _) => "url = \"memory:\"".to_owned(),
+        // Under valgrind, on a busy machine, a command can take longer than the default of one second.
+        (true, Some(redis)) => format!("url = \"redis://{}/0\"\ntimeout = \"5s\"", redis.addr),
         (true, None) => {
             return Err(format!("{kind} needs a redis-server, and there is none on PATH").into());
         }
@@ -219,7 +220,7 @@ fn configuration(
 upstream = "http://{upstream}"
 
 [store]
-url = "{store}"
+{store}
 
 [[routes]]
 name = "chat"

@@ -94,6 +94,7 @@ mod tls;
 mod topologies;
 mod tracing;
 mod tunnels;
+mod turn_costs;
 mod unprotected;
 mod uploads;
 mod upstream_hosts;
