@@ -15,7 +15,7 @@ use super::content::{PickedFields, is_trimmed};
 use super::error::SessionError;
 use super::form::{self, Field};
 use super::json::{self, JsonId, JsonMember};
-use super::lookalike::{WantedName, has_twin};
+use super::lookalike::{WantedName, header};
 use crate::key::{Placeholder, Pointer, Source, Template, TemplatePart};
 use crate::proxy::route::{Candidates, RouteMatch};
 
@@ -213,12 +213,10 @@ impl<'r> Sources<'r> {
 
     /// The header of this name.
     fn in_header(&self, name: &HeaderName) -> Field<'_> {
-        let mut values = self.head.headers.get_all(name).iter();
-        match (values.next(), values.next()) {
-            (_, Some(_)) => Field::Ambiguous(Ambiguity::HeaderTwice),
-            _ if has_twin(self.head, name) => Field::Ambiguous(Ambiguity::HeaderAlike),
-            (Some(value), None) => Field::Found(value.as_bytes().into()),
-            (None, None) => Field::Missing,
+        match header(self.head, name) {
+            Ok(Some(value)) => Field::Found(value.as_bytes().into()),
+            Ok(None) => Field::Missing,
+            Err(ambiguity) => Field::Ambiguous(ambiguity),
         }
     }
 
