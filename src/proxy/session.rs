@@ -75,7 +75,11 @@ pub(super) async fn read<B: UnreadBody, O: Observer>(
     observer: &mut O,
 ) -> SessionLookup<B> {
     let lookup = find(head, body, candidates, bounds, observer).await;
-    lookup.with_fingerprint(head, bounds).await
+    match lookup.once() {
+        // As it is: it has many bytes to move.
+        None => lookup,
+        Some(_) => lookup.with_fingerprint(head, bounds).await,
+    }
 }
 
 /// Finds all that [`read`] finds but the fingerprint of the request.
@@ -184,6 +188,11 @@ impl<B: UnreadBody> SessionLookup<B> {
 }
 
 impl<B> SessionLookup<B> {
+    /// The id by which a repeat of the request is recognised; `None`: it has none, or is refused.
+    fn once(&self) -> Option<&OnceId> {
+        self.session.as_ref().ok()?.lock.once()
+    }
+
     fn new(decision: Decision, call_id: Option<Box<str>>, body: RequestBody<B>) -> Self {
         let (index, lock) = match decision {
             Decision::Taken { index, lock } | Decision::NeedsCallId { index, lock } => {
