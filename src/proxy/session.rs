@@ -91,13 +91,21 @@ async fn find<B: UnreadBody, O: Observer>(
     observer: &mut O,
 ) -> SessionLookup<B> {
     let limits = bounds.limits;
-    let decision = decide(head, &BodyContent::Unread, candidates, limits, observer);
+    let decision = decide(
+        head,
+        &BodyContent::Unread,
+        None,
+        candidates,
+        limits,
+        observer,
+    );
     let names_call = decision.names_call(candidates);
     match decision {
         Decision::NeedsBody { index } => {
             let lookup = match bounds.load(head, body).await {
                 Ok((content, body)) => {
-                    decide_with_body(head, content, body, candidates, limits, observer).await
+                    let asked = Some(index);
+                    decide_with_body(head, content, asked, body, candidates, limits, observer).await
                 }
                 Err(error) => Err(error),
             };
@@ -134,13 +142,15 @@ async fn call_id(content: BodyContent) -> Option<Box<str>> {
     }
 }
 
-/// Decides with what was loaded of the body: a large body on a thread where no other turn waits.
+/// Decides with what was loaded of the body for the candidate `asked`: a large body on a thread where no other
+/// turn waits.
 ///
 /// # Errors
 /// When too many large bodies are read at the moment.
 async fn decide_with_body<B: UnreadBody, O: Observer>(
     head: &Parts,
     content: BodyContent,
+    asked: Option<usize>,
     body: RequestBody<B>,
     candidates: &Candidates<'_>,
     limits: &Limits,
@@ -148,7 +158,7 @@ async fn decide_with_body<B: UnreadBody, O: Observer>(
 ) -> Result<SessionLookup<B>, SessionError> {
     let size = BodySize::new(content.len());
     if size == BodySize::Small {
-        let decision = decide(head, &content, candidates, limits, observer);
+        let decision = decide(head, &content, asked, candidates, limits, observer);
         let call_id = decision.names_call(candidates).then(|| content.call_id());
         return Ok(SessionLookup::new(decision, call_id.flatten(), body));
     }
@@ -156,7 +166,7 @@ async fn decide_with_body<B: UnreadBody, O: Observer>(
     let mut taken = std::mem::take(observer);
     // The body goes along: it counts for as long as it is read, even if its client has left.
     let work = move || {
-        let decision = decide(&head, &content, &candidates, &limits, &mut taken);
+        let decision = decide(&head, &content, asked, &candidates, &limits, &mut taken);
         let call_id = decision.names_call(&candidates).then(|| content.call_id());
         (SessionLookup::new(decision, call_id.flatten(), body), taken)
     };
