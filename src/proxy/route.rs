@@ -7,7 +7,7 @@
 //! thousand.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::HeaderName;
@@ -68,7 +68,7 @@ pub(super) struct Candidates<'p> {
 #[derive(Debug, Default)]
 struct SegmentPosition {
     /// The positions behind a literal segment, in one case.
-    literals: HashMap<Box<str>, SegmentPosition>,
+    literals: BTreeMap<Box<[u8]>, SegmentPosition>,
     /// The position behind a segment `{name}`.
     named: Option<Box<SegmentPosition>>,
     /// The routes whose path ends here; in a tree that is read from the end, those with `{*name}` here.
@@ -151,24 +151,25 @@ impl Router {
         let is_preflight = head::is_preflight(head, has_body, &self.session_headers);
         // Some backends drop bytes that aren't UTF-8, as Bottle does.
         if !is_plain && let Some(path) = path::without_invalid(path) {
-            let ambiguity = path::ambiguity(&path);
-            let candidates = self.candidates(&path, ambiguity, head, is_preflight);
+            let (sent, ambiguity) = (path::as_sent(&path), path::ambiguity(&path));
+            let candidates = self.candidates(&path, sent, ambiguity, head, is_preflight);
             if candidates.iter().any(RouteMatch::is_turn_by_path) {
                 return Err(NOT_UTF8);
             }
         }
-        let ambiguity = match is_plain {
-            true => None,
-            false => path::ambiguity(path),
+        let (sent, ambiguity) = match is_plain {
+            true => (path::of_plain(path), None),
+            false => (path::as_sent(path), path::ambiguity(path)),
         };
-        let candidates = self.candidates(path, ambiguity, head, is_preflight);
+        let candidates = self.candidates(path, sent, ambiguity, head, is_preflight);
         for path in head::other_paths(head) {
             if path::has_control(&path) {
                 return Err(CONTROL);
             }
             let valid = path::without_invalid(&path);
             for path in [Some(path), valid].iter().flatten() {
-                let others = self.candidates(path, path::ambiguity(path), head, is_preflight);
+                let (sent, ambiguity) = (path::as_sent(path), path::ambiguity(path));
+                let others = self.candidates(path, sent, ambiguity, head, is_preflight);
                 let mut turns = others.iter().filter(|other| other.is_turn_by_path());
                 if !turns.all(|turn| candidates.iter().any(|known| known.is_same(turn))) {
                     return Err(OTHER_PATH);
@@ -189,10 +190,11 @@ impl Router {
         taking.cloned().collect()
     }
 
-    /// The routes that may take a request for this path.
+    /// The routes that may take a request for this path, which has the segments `sent` as it was sent.
     fn candidates<'p>(
         &self,
         path: &'p str,
+        sent: PathSegments<'p>,
         ambiguity: Option<PathAmbiguity>,
         head: &Parts,
         is_preflight: bool,
@@ -204,11 +206,12 @@ impl Router {
         };
         let rank = |segments: &PathSegments<'p>, index: usize| {
             let route = &self.routes[index];
-            let is_exact = !is_ambiguous && !path.ends_with("/") && route.spells(segments);
-            (route.turn.is_none() && !is_exact, index)
+            let is_exact = || !is_ambiguous && !path.ends_with("/") && route.spells(segments);
+            (route.turn.is_none() && !is_exact(), index)
         };
         let taking = |segments: &PathSegments<'p>| {
-            let mut indices = self.any_path.clone();
+            let mut indices = Vec::with_capacity(self.any_path.len() + 2);
+            indices.extend(&self.any_path);
             self.paths.collect(segments, &mut indices);
             indices.retain(|index| takes(&self.routes[*index], head));
             indices
@@ -220,7 +223,6 @@ impl Router {
             ambiguity,
         };
         let asks_for_more = |index: &usize| !given[*index].when.is_empty();
-        let sent = path::as_sent(path);
         let indices = taking(&sent);
         if !is_ambiguous && !indices.iter().any(asks_for_more) {
             let first = indices.into_iter().min_by_key(|index| rank(&sent, *index));
@@ -364,7 +366,7 @@ impl SegmentPosition {
             .into_iter()
             .fold(self, |node, segment| match segment {
                 PatternSegment::Literal(text) => {
-                    let text = fold(text).into_owned();
+                    let text = fold(text).into_owned().into_bytes();
                     node.literals.entry(text.into()).or_default()
                 }
                 PatternSegment::Name(_) | PatternSegment::Rest(_) => {
@@ -430,9 +432,9 @@ impl SegmentPosition {
     }
 
     /// The position behind a path's last segment without its format: behind `chat` for `chat.json`.
-    fn without_format(&self, literal: &str) -> Option<&Self> {
-        let (stem, _) = literal.rsplit_once('.')?;
-        self.literals.get(stem)
+    fn without_format(&self, literal: &[u8]) -> Option<&Self> {
+        let dot = literal.iter().rposition(|byte| *byte == b'.')?;
+        self.literals.get(&literal[..dot])
     }
 }
 

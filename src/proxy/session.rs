@@ -75,7 +75,11 @@ pub(super) async fn read<B: UnreadBody, O: Observer>(
     observer: &mut O,
 ) -> SessionLookup<B> {
     let lookup = find(head, body, candidates, bounds, observer).await;
-    lookup.with_fingerprint(head, bounds).await
+    match lookup.once() {
+        // As it is: it has many bytes to move.
+        None => lookup,
+        Some(_) => lookup.with_fingerprint(head, bounds).await,
+    }
 }
 
 /// Finds all that [`read`] finds but the fingerprint of the request.
@@ -87,13 +91,21 @@ async fn find<B: UnreadBody, O: Observer>(
     observer: &mut O,
 ) -> SessionLookup<B> {
     let limits = bounds.limits;
-    let decision = decide(head, &BodyContent::Unread, candidates, limits, observer);
+    let decision = decide(
+        head,
+        &BodyContent::Unread,
+        None,
+        candidates,
+        limits,
+        observer,
+    );
     let names_call = decision.names_call(candidates);
     match decision {
         Decision::NeedsBody { index } => {
             let lookup = match bounds.load(head, body).await {
                 Ok((content, body)) => {
-                    decide_with_body(head, content, body, candidates, limits, observer).await
+                    let asked = Some(index);
+                    decide_with_body(head, content, asked, body, candidates, limits, observer).await
                 }
                 Err(error) => Err(error),
             };
@@ -130,13 +142,15 @@ async fn call_id(content: BodyContent) -> Option<Box<str>> {
     }
 }
 
-/// Decides with what was loaded of the body: a large body on a thread where no other turn waits.
+/// Decides with what was loaded of the body for the candidate `asked`: a large body on a thread where no other
+/// turn waits.
 ///
 /// # Errors
 /// When too many large bodies are read at the moment.
 async fn decide_with_body<B: UnreadBody, O: Observer>(
     head: &Parts,
     content: BodyContent,
+    asked: Option<usize>,
     body: RequestBody<B>,
     candidates: &Candidates<'_>,
     limits: &Limits,
@@ -144,7 +158,7 @@ async fn decide_with_body<B: UnreadBody, O: Observer>(
 ) -> Result<SessionLookup<B>, SessionError> {
     let size = BodySize::new(content.len());
     if size == BodySize::Small {
-        let decision = decide(head, &content, candidates, limits, observer);
+        let decision = decide(head, &content, asked, candidates, limits, observer);
         let call_id = decision.names_call(candidates).then(|| content.call_id());
         return Ok(SessionLookup::new(decision, call_id.flatten(), body));
     }
@@ -152,7 +166,7 @@ async fn decide_with_body<B: UnreadBody, O: Observer>(
     let mut taken = std::mem::take(observer);
     // The body goes along: it counts for as long as it is read, even if its client has left.
     let work = move || {
-        let decision = decide(&head, &content, &candidates, &limits, &mut taken);
+        let decision = decide(&head, &content, asked, &candidates, &limits, &mut taken);
         let call_id = decision.names_call(&candidates).then(|| content.call_id());
         (SessionLookup::new(decision, call_id.flatten(), body), taken)
     };
@@ -184,6 +198,11 @@ impl<B: UnreadBody> SessionLookup<B> {
 }
 
 impl<B> SessionLookup<B> {
+    /// The id by which a repeat of the request is recognised; `None`: it has none, or is refused.
+    fn once(&self) -> Option<&OnceId> {
+        self.session.as_ref().ok()?.lock.once()
+    }
+
     fn new(decision: Decision, call_id: Option<Box<str>>, body: RequestBody<B>) -> Self {
         let (index, lock) = match decision {
             Decision::Taken { index, lock } | Decision::NeedsCallId { index, lock } => {

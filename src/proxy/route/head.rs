@@ -86,7 +86,8 @@ pub(super) fn takes(route: &Route, head: &Parts) -> bool {
 }
 
 fn has_method(route: &Route, head: &Parts) -> bool {
-    if route.methods.is_empty() {
+    // A route that locks needs one of the methods that backends may read, and mostly has the request's own.
+    if route.methods.is_empty() || route.turn.is_some() && route.methods.contains(&head.method) {
         return true;
     }
     let own = [head.method.as_str().as_bytes()];

@@ -27,10 +27,17 @@ pub(in crate::proxy) enum PathAmbiguity {
 pub(super) type PathSegments<'p> = Vec<Cow<'p, [u8]>>;
 
 /// A segment as it is compared with literals: without its parameters, in one case. `None`: it isn't UTF-8.
-pub(super) fn folded(segment: &[u8]) -> Option<Cow<'_, str>> {
+pub(super) fn folded(segment: &[u8]) -> Option<Cow<'_, [u8]>> {
+    let is_folded = |byte: &u8| byte.is_ascii() && !byte.is_ascii_uppercase() && *byte != b';';
+    if segment.iter().all(is_folded) {
+        return Some(Cow::Borrowed(segment));
+    }
     let text = str::from_utf8(segment).ok()?;
     let name = text.split(';').next().unwrap_or(text);
-    Some(fold(name))
+    Some(match fold(name) {
+        Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+        Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+    })
 }
 
 /// Whether every backend reads a path as it is spelled, so that no other reading is needed.
@@ -80,6 +87,13 @@ pub(super) fn without_invalid(path: &str) -> Option<String> {
         next(chunk.invalid().len());
     }
     String::from_utf8(kept).ok()
+}
+
+/// The segments of a path that [is plain](is_plain).
+pub(super) fn of_plain(path: &str) -> PathSegments<'_> {
+    let segments = path.as_bytes().split(|byte| *byte == b'/');
+    let named = segments.filter(|segment| !segment.is_empty());
+    named.map(Cow::Borrowed).collect()
 }
 
 /// The path split where a slash was sent; an encoded one is part of its segment.

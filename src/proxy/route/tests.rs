@@ -105,6 +105,11 @@ fn a_plain_path_is_one_that_every_backend_reads_as_it_is_spelt() {
         assert!(path::is_plain(plain), "{plain}");
         assert!(!path::has_control(plain) && path::ambiguity(plain).is_none());
         assert!(path::without_invalid(plain).is_none());
+        assert_eq!(
+            path::of_plain(plain),
+            path::as_sent(plain),
+            "{plain} needs neither decoding nor resolving"
+        );
     }
     for other in [
         "//chat", "/a//", "/.", "/a/..", "/a/./b", "/a;b", "/a\\b", "/%41", "/a\u{7f}",

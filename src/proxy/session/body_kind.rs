@@ -7,9 +7,8 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use memchr::memmem;
 
-use super::ambiguity::Ambiguity;
 use super::error::SessionError;
-use super::lookalike::has_twin;
+use super::lookalike::header;
 use super::parameters::{ValueWithParameters, is_ascii_like, is_utf8};
 
 /// The kind that a body is declared as. The body itself may be of another kind: some backends read JSON
@@ -65,21 +64,15 @@ const PLAIN_JSON: [&str; 3] = [
 impl BodyKind {
     /// The kind that a request's head declares its body as.
     pub(super) fn new(head: &Parts) -> Self {
-        let mut values = head.headers.get_all(CONTENT_TYPE).iter();
-        let value = values.next();
-        // It depends on the server which of two counts, or whether they are joined.
-        let ambiguity = match values.next() {
-            Some(_) => Some(Ambiguity::HeaderTwice),
-            None => has_twin(head, &CONTENT_TYPE).then_some(Ambiguity::HeaderAlike),
-        };
-        if let Some(ambiguity) = ambiguity {
-            return Self::Unclear {
+        match header(head, &CONTENT_TYPE) {
+            Ok(value) => Self::declared_by(value.map_or(b"", |value| value.as_bytes())),
+            // It depends on the server which of two counts, or whether they are joined.
+            Err(ambiguity) => Self::Unclear {
                 error: SessionError::ambiguous_header("content-type", ambiguity),
                 may_hide_json: true,
                 may_be_form: true,
-            };
+            },
         }
-        Self::declared_by(value.map_or(b"", |value| value.as_bytes()))
     }
 
     /// The kind that a content type declares.

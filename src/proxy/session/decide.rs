@@ -79,13 +79,15 @@ enum ResolvedId<'r> {
     NeedsBody,
 }
 
-/// Decides about a request, as far as the content of the body is known.
+/// Decides about a request, as far as the content of the body is known. `asked` is the index of the candidate
+/// that the body was loaded for; `None`: it wasn't.
 ///
 /// With [`BodyContent::Unread`] the result may be [`Decision::NeedsBody`] or [`Decision::NeedsCallId`],
 /// with any other content it never is.
 pub(super) fn decide(
     head: &Parts,
     content: &BodyContent,
+    asked: Option<usize>,
     candidates: &Candidates<'_>,
     limits: &Limits,
     observer: &mut impl Observer,
@@ -101,7 +103,7 @@ pub(super) fn decide(
             candidates,
             limits,
         };
-        match candidate.check(observer) {
+        match candidate.check(asked == Some(index), observer) {
             Ok(CandidateResult::Taken(lock @ NeededLock::Session { .. }))
                 if is_unread && names_calls(matched) =>
             {
@@ -167,8 +169,18 @@ impl NeededLock {
 // === impl Candidate ===
 
 impl<'r> Candidate<'r> {
-    /// Checks the candidate with what is known of the body.
-    fn check(&self, observer: &mut impl Observer) -> Result<CandidateResult, SessionError> {
+    /// Checks the candidate with what is known of the body. `is_asking`: the body was loaded because the candidate
+    /// can't be checked without it.
+    fn check(
+        &self,
+        is_asking: bool,
+        observer: &mut impl Observer,
+    ) -> Result<CandidateResult, SessionError> {
+        let pick = || self.content.pick(&self.matched.route.wanted);
+        let picked = is_asking.then(pick);
+        if let Some(Ok(body)) = picked {
+            return self.check_with(body, observer);
+        }
         let needed = self.check_with(PickedFields::unknown(), observer)?;
         let needs_body = match &needed {
             CandidateResult::NeedsBodyToTake
@@ -181,8 +193,7 @@ impl<'r> Candidate<'r> {
         if !needs_body || matches!(self.content, BodyContent::Unread) {
             return Ok(needed);
         }
-        let wanted = &self.matched.route.wanted;
-        let error = match self.content.pick(wanted) {
+        let error = match picked.unwrap_or_else(pick) {
             Ok(body) => return self.check_with(body, observer),
             Err(error) => error,
         };

@@ -16,7 +16,7 @@ use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, InBuffer, Operation,
 
 use super::ambiguity::Ambiguity;
 use super::error::SessionError;
-use super::lookalike::has_twin;
+use super::lookalike::alike;
 use super::work_limit::SMALL;
 use crate::http_syntax::list_items;
 
@@ -102,12 +102,15 @@ impl Encoding {
     /// # Errors
     /// When the proxy doesn't decode one of them, there are too many, or the header is ambiguous.
     pub(super) fn all(head: &Parts) -> Result<Vec<Self>, SessionError> {
-        let values = head.headers.get_all(CONTENT_ENCODING);
-        if has_twin(head, &CONTENT_ENCODING) {
-            return Err(SessionError::ambiguous_header(
-                "content-encoding",
-                Ambiguity::HeaderAlike,
-            ));
+        let mut values = Vec::new();
+        for (name, value) in alike(head, &CONTENT_ENCODING) {
+            if name != CONTENT_ENCODING {
+                return Err(SessionError::ambiguous_header(
+                    "content-encoding",
+                    Ambiguity::HeaderAlike,
+                ));
+            }
+            values.push(value);
         }
         let unsupported = || {
             let texts = values.iter().map(|value| value.as_bytes());

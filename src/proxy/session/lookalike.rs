@@ -4,9 +4,10 @@
 //! names are [`NameMatch::Alike`], and never too few: a request with a name that is alike is refused, and other
 //! names are ignored. Names of JSON members are left to `json::names`: readers fold only their case.
 
-use http::HeaderName;
 use http::request::Parts;
+use http::{HeaderName, HeaderValue};
 
+use super::ambiguity::Ambiguity;
 use crate::http_syntax::is_alike;
 use crate::key::Pointer;
 
@@ -147,11 +148,39 @@ fn folded(name: &[u8], folding: Folding) -> impl Iterator<Item = u8> {
 
 // === headers ===
 
-/// Whether the request has another header that some backend takes for this one.
-pub(super) fn has_twin(head: &Parts, name: &HeaderName) -> bool {
-    let name = name.as_str().as_bytes();
-    let mut others = head.headers.keys().map(|other| other.as_str().as_bytes());
-    others.any(|other| other != name && is_alike(other, name))
+/// The value of a header; `None`: there is none.
+///
+/// # Errors
+/// When the header is there twice, or another one that some backend takes for it.
+pub(super) fn header<'h>(
+    head: &'h Parts,
+    name: &HeaderName,
+) -> Result<Option<&'h HeaderValue>, Ambiguity> {
+    let (mut found, mut has_twin) = (None, false);
+    for (other, value) in alike(head, name) {
+        if other != name {
+            has_twin = true;
+        } else if found.replace(value).is_some() {
+            return Err(Ambiguity::HeaderTwice);
+        }
+    }
+    match has_twin {
+        true => Err(Ambiguity::HeaderAlike),
+        false => Ok(found),
+    }
+}
+
+/// The headers that some backend takes for this one, and the header itself: each line with its value.
+pub(super) fn alike<'h>(
+    head: &'h Parts,
+    name: &HeaderName,
+) -> impl Iterator<Item = (&'h HeaderName, &'h HeaderValue)> {
+    let is_meant = move |other: &HeaderName| {
+        other == name || is_alike(other.as_str().as_bytes(), name.as_str().as_bytes())
+    };
+    head.headers
+        .iter()
+        .filter(move |(other, _)| is_meant(other))
 }
 
 #[cfg(test)]

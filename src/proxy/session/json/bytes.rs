@@ -1,8 +1,8 @@
 //! Searches many bytes at once, in code that the compiler vectorizes; and sets of pointers in a `u64`.
 
-/// How many bytes are checked together in long runs: four SSE2 registers, which every x86-64 has. rustc 1.95
+/// How many bytes are checked together in long strings: four SSE2 registers, which every x86-64 has. rustc 1.95
 /// vectorizes a loop over an array of this size, and not one over 32 bytes.
-const BLOCK: usize = 64;
+pub(super) const BLOCK: usize = 64;
 
 /// The positions of the bits that are set, lowest first.
 pub(super) fn ones(mut set: u64) -> impl Iterator<Item = usize> {
@@ -15,32 +15,38 @@ pub(super) fn ones(mut set: u64) -> impl Iterator<Item = usize> {
     })
 }
 
-/// How many bytes come before the first special one in a string: a quote, a backslash, or a control
-/// character.
+/// A set of the special bytes in the first 64 of a string's rest, the first one in the lowest bit: quotes,
+/// backslashes, and control characters. Behind the end of the rest stand quotes.
 #[inline]
-pub(super) fn run_of_plain(bytes: &[u8]) -> usize {
-    // Most names and short values end within 8 bytes; for the rest a call pays off.
-    match bytes.first_chunk().map(|word| find_in_word(*word)) {
-        Some(Some(run)) => run,
-        Some(None) => 8 + long_run_of_plain(&bytes[8..]),
-        None => long_run_of_plain(bytes),
+pub(super) fn specials(rest: &[u8]) -> u64 {
+    let mut padded = [b'"'; BLOCK];
+    let block = match rest.first_chunk() {
+        Some(block) => block,
+        None => {
+            padded[..rest.len()].copy_from_slice(rest);
+            &padded
+        }
+    };
+    // Plain loops, which the compiler vectorizes in every profile.
+    let mut marks = [0; BLOCK];
+    for (mark, byte) in marks.iter_mut().zip(block) {
+        *mark = u8::from(is_special(*byte));
     }
+    let mut set = 0;
+    for word in marks.as_chunks().0.iter().rev() {
+        // The product has the marks of the word in its top byte, in their order.
+        let marks = u64::from_le_bytes(*word).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+        set = set << 8 | marks;
+    }
+    set
 }
 
+/// How many bytes of blocks without a special byte come first.
 #[inline(never)]
-fn long_run_of_plain(bytes: &[u8]) -> usize {
-    let (blocks, _) = bytes.as_chunks::<BLOCK>();
-    let clear = blocks.iter().take_while(|block| !holds_special(block));
-    let clear = BLOCK * clear.count();
-    let tail = &bytes[clear..];
-    let (words, rest) = tail.as_chunks::<8>();
-    for (i, word) in words.iter().enumerate() {
-        if let Some(place) = find_in_word(*word) {
-            return clear + 8 * i + place;
-        }
-    }
-    let last = rest.iter().take_while(|&&byte| !is_special(byte)).count();
-    clear + 8 * words.len() + last
+pub(super) fn plain_blocks(bytes: &[u8]) -> usize {
+    let (blocks, _) = bytes.as_chunks();
+    let plain = blocks.iter().take_while(|block| !holds_special(block));
+    BLOCK * plain.count()
 }
 
 /// Whether the block has a special byte. The loop doesn't stop at the first, so that the compiler makes a
@@ -57,10 +63,9 @@ pub(super) fn find_in_word(word: [u8; 8]) -> Option<usize> {
     let word = u64::from_le_bytes(word);
     // Subtracting borrows into the top bit of each byte that was below the number taken off.
     // A borrow can spill into bytes above such a one, never below: the lowest bit is right.
-    let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word;
-    let quote_or_control = below(word ^ (ONES * 0x02), 0x21);
-    let backslash = below(word ^ (ONES * u64::from(b'\\')), 1);
-    let special = (quote_or_control | backslash) & (ONES * 0x80);
+    let quote_or_control = (word ^ (ONES * 0x02)).wrapping_sub(ONES * 0x21);
+    let backslash = (word ^ (ONES * u64::from(b'\\'))).wrapping_sub(ONES);
+    let special = (quote_or_control | backslash) & !word & (ONES * 0x80);
     (special != 0).then(|| special.trailing_zeros() as usize / 8)
 }
 
@@ -69,4 +74,29 @@ pub(super) fn find_in_word(word: [u8; 8]) -> Option<usize> {
 #[inline]
 pub(super) fn is_special(byte: u8) -> bool {
     (byte ^ 0x02) < 0x21 || byte == b'\\'
+}
+
+/// Whether a byte behind a backslash is an escape of its own (RFC 8259 §7).
+#[inline]
+pub(super) fn is_escapable(byte: u8) -> bool {
+    static ESCAPABLE: [bool; 256] = table(br#""\/bfnrt"#);
+    ESCAPABLE[usize::from(byte)]
+}
+
+/// Whether a byte is a hexadecimal digit.
+#[inline]
+pub(super) fn is_hex_digit(byte: u8) -> bool {
+    static HEX_DIGITS: [bool; 256] = table(b"0123456789abcdefABCDEF");
+    HEX_DIGITS[usize::from(byte)]
+}
+
+/// A table of these bytes: some text is nothing but escapes, and a load is faster than comparisons.
+const fn table(bytes: &[u8]) -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut at = 0;
+    while at < bytes.len() {
+        table[bytes[at] as usize] = true;
+        at += 1;
+    }
+    table
 }

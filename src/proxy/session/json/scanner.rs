@@ -3,7 +3,7 @@
 //! Invariant: no body exhausts the stack. Recursion follows only the pointers' paths; all else is skipped in a
 //! loop.
 
-use super::bytes::{ones, run_of_plain};
+use super::bytes::{BLOCK, find_in_word, is_escapable, is_hex_digit, ones, plain_blocks, specials};
 use super::names::{LAST, MemberMatch, MemberName, compare, index, is_of_element, may_begin_alike};
 use super::{JsonError, JsonMember};
 use crate::key::Pointer;
@@ -322,43 +322,59 @@ impl<'b, 'p> Scanner<'b, 'p> {
     #[inline(always)]
     fn string(&mut self) -> Result<bool, JsonError> {
         self.at += 1;
-        let mut escaped = false;
-        loop {
-            self.at += run_of_plain(&self.body[self.at..]);
-            match self.peek() {
-                Some(b'"') => {
-                    self.at += 1;
-                    return Ok(escaped);
+        // Most names and short values end within two words; for the rest a call pays off.
+        for word in self.body[self.at..].as_chunks().0.iter().take(2) {
+            match find_in_word(*word) {
+                None => self.at += word.len(),
+                Some(place) => {
+                    self.at += place;
+                    match self.eat(b'"') {
+                        true => return Ok(false),
+                        false => break,
+                    }
                 }
-                Some(b'\\') => {
-                    escaped = true;
-                    self.escapes()?;
-                }
-                Some(_) => return Err(self.expected("no control character but as an escape")),
-                None => return Err(self.expected("the closing quote of a string")),
             }
         }
+        self.rest_of_string()
     }
 
-    /// Reads one escape and all that directly follow: text in which every character is escaped is common
-    /// (Python's `json.dumps` writes Chinese like this).
-    fn escapes(&mut self) -> Result<(), JsonError> {
-        while self.peek() == Some(b'\\') {
-            self.at += 1;
-            match self.peek() {
-                Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 1,
-                Some(b'u') => {
-                    self.at += 1;
-                    let digits = self.body[self.at..].first_chunk::<4>();
-                    if !digits.is_some_and(|four| four.iter().all(u8::is_ascii_hexdigit)) {
-                        return Err(self.expected("four hexadecimal digits"));
-                    }
-                    self.at += 4;
-                }
-                _ => return Err(self.expected("one of \" \\ / b f n r t u after the backslash")),
+    /// Reads a string from here to its closing quote. Returns whether it has escapes.
+    #[inline(never)]
+    fn rest_of_string(&mut self) -> Result<bool, JsonError> {
+        let mut is_escaped = false;
+        loop {
+            let rest = &self.body[self.at..];
+            let mut specials = specials(rest);
+            if specials == 0 {
+                self.at += plain_blocks(rest);
+                continue;
             }
+            let mut behind = BLOCK;
+            while specials != 0 {
+                let place = specials.trailing_zeros() as usize;
+                let escape = match &rest[place..] {
+                    [b'"', ..] => {
+                        self.at += place + 1;
+                        return Ok(is_escaped);
+                    }
+                    [b'\\', b'u', a, b, c, d, ..]
+                        if [a, b, c, d].into_iter().all(|digit| is_hex_digit(*digit)) =>
+                    {
+                        6
+                    }
+                    [b'\\', escaped, ..] if is_escapable(*escaped) => 2,
+                    _ => {
+                        self.at += place;
+                        return Err(self.broken_string());
+                    }
+                };
+                is_escaped = true;
+                behind = place + escape;
+                // The escaped byte isn't special, either.
+                specials &= !(0b11 << place);
+            }
+            self.at += behind.max(BLOCK);
         }
-        Ok(())
     }
 
     /// Reads a number, up to the first byte that can't belong to it. The caller checks that byte, so `01`
@@ -492,6 +508,20 @@ impl<'b, 'p> Scanner<'b, 'p> {
         match self.peek() {
             Some(_) => JsonError::Syntax { at, expected },
             None => JsonError::Cut { at, expected },
+        }
+    }
+
+    /// The error for a string that can't go on here.
+    #[cold]
+    fn broken_string(&mut self) -> JsonError {
+        match self.peek() {
+            None => return self.expected("the closing quote of a string"),
+            Some(b'\\') => self.at += 1,
+            Some(_) => return self.expected("no control character but as an escape"),
+        }
+        match self.eat(b'u') {
+            true => self.expected("four hexadecimal digits"),
+            false => self.expected("one of \" \\ / b f n r t u after the backslash"),
         }
     }
 

@@ -7,7 +7,7 @@ use proptest::sample::Index;
 use serde_json::Value;
 
 use super::JsonMember::{Found, Missing};
-use super::bytes::{find_in_word, is_special};
+use super::bytes::{BLOCK, find_in_word, is_special, specials};
 use super::*;
 
 /// Any ambiguous member. Each reason has its own text, and its row in the test of the texts.
@@ -665,6 +665,57 @@ fn only_the_two_specials_and_control_characters_are_special() {
                     "{byte:#x} in a word of {around:#x}"
                 );
             }
+        }
+    }
+}
+
+#[test]
+fn the_special_bytes_of_a_block_are_found_together() {
+    for around in [b' ', b'#', b'[', b']', 0x80, 0xFF] {
+        for byte in 0..=u8::MAX {
+            for place in 0..BLOCK {
+                let mut block = [around; BLOCK];
+                block[place] = byte;
+                block[BLOCK - 1 - place] = byte;
+                let ends = 1 << place | 1 << (BLOCK - 1 - place);
+                let expected = if is_special(byte) { ends } else { 0 };
+                assert_eq!(specials(&block), expected, "{byte:#x} at both ends");
+                let (shorter, behind) = (specials(&block[..place]), u64::MAX << place);
+                assert_eq!(
+                    shorter,
+                    expected & !behind | behind,
+                    "{byte:#x} in {place} bytes"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_escaped_is_neither_an_end_nor_an_escape_at_any_place() {
+    const ESCAPES: [&str; 7] = [
+        r#"\""#,
+        r"\\",
+        r"\n",
+        r"\u0022",
+        r#"\\\""#,
+        r#"\"\""#,
+        r"\u5c5c\u005C",
+    ];
+    // Past two blocks, so that each escape is at their ends, too.
+    for (length, escape) in (0..150).flat_map(|length| ESCAPES.map(|escape| (length, escape))) {
+        let text = format!("{}{escape}", "x".repeat(length));
+        for behind in ["", "y", "0123456789", &"z".repeat(70)] {
+            let body = format!("{{\"{text}{behind}\":1,\"a\":\"{text}{behind}\"}}");
+            stands!(&body, "/a" => Found(&format!("\"{text}{behind}\"")), "the string goes on");
+        }
+        for cut in 1..=escape.len() {
+            let cut = format!("[\"{}", &text[..text.len() - cut]);
+            let outcome = refused(&cut);
+            assert!(
+                !matches!(outcome, JsonError::Syntax { at, .. } if at < cut.len() - 4),
+                "{cut} ends within its string: {outcome}"
+            );
         }
     }
 }

@@ -86,6 +86,12 @@ impl Sources<'_> {
     /// What another reader finds instead of a source's value.
     fn elsewhere(&self, source: &Source) -> Field<'_> {
         match source {
+            // Nothing is beside the body.
+            Source::Body(_)
+                if self.head.uri.query().is_none() && self.body.in_place_of_members.is_empty() =>
+            {
+                Field::Missing
+            }
             Source::Body(pointers) => pointers.iter().fold(Field::Missing, |found, pointer| {
                 found
                     .and(self.beside(WantedName::Member(pointer)))
