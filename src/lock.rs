@@ -66,6 +66,7 @@ mod self_test;
 mod stop_request;
 mod store;
 mod store_health;
+mod store_future;
 mod store_lock;
 mod wait_place;
 
@@ -91,10 +92,10 @@ pub use self_test::SelfTestError;
 pub use store::{
     AcquireReply, AcquireRequest, BusySession, DeadHolder, Fence, HeartbeatReply, InstanceLiveness,
     LockInfo, OFFER_TTL, QUEUE_TTL, QueueOptions, QueueState, RepeatedState, RepeatedTurn,
-    ScanCursor, ScanPage, Store, StoreError, StoreFuture, Ticket, WAITER_TIMEOUT, WatchedQueue,
-    Withdrawal,
+    ScanCursor, ScanPage, Store, StoreError, Ticket, WAITER_TIMEOUT, WatchedQueue, Withdrawal,
 };
 pub use store_health::{StoreHealth, StoreProblem, TestFailure};
+pub use store_future::StoreFuture;
 pub use wait_place::WaitPlace;
 
 /// A duration in whole milliseconds, the unit of the stores and of operators' output.

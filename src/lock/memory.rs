@@ -5,7 +5,6 @@
 //! never leaves a claim in doubt. Messages are passed on after all mutexes are free.
 
 use std::collections::HashMap;
-use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,8 +95,8 @@ impl MemoryStore {
     }
 }
 
-fn reply<T: Send + 'static>(reply: T) -> StoreFuture<T> {
-    Box::pin(ready(Ok(reply)))
+fn reply<T>(reply: T) -> StoreFuture<T> {
+    StoreFuture::ready(Ok(reply))
 }
 
 impl Store for MemoryStore {
