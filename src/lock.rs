@@ -55,6 +55,7 @@ mod lock_client;
 mod locks;
 pub mod memory;
 mod message;
+mod number_map;
 mod once;
 pub mod operator;
 mod options;

@@ -6,7 +6,7 @@
 //! If the store is another server, all locks are due at once, also those that are never extended: the store says
 //! which of them it still has.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::claim_state::ClaimState;
+use super::number_map::NumberMap;
 use super::{Claim, Store};
 
 /// Extends the leases that are added to it, and notices locks that the store has lost. Dropping it ends its task.
@@ -43,7 +44,7 @@ struct ExtenderState {
 
 #[derive(Debug, Default)]
 struct ExtendedLeases {
-    by_id: HashMap<u64, ExtendedLease>,
+    by_id: NumberMap<ExtendedLease>,
     by_due: BTreeSet<(Instant, u64)>,
     last_id: u64,
 }
