@@ -24,7 +24,8 @@ use super::{Claim, Store};
 #[derive(Debug)]
 pub(super) struct Extender {
     shared: Arc<ExtenderState>,
-    server_changes: watch::Receiver<Option<Instant>>,
+    /// `None`: the store is never another server.
+    server_changes: Option<watch::Receiver<Option<Instant>>>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -83,7 +84,8 @@ impl Extender {
         ));
         Self {
             shared,
-            server_changes,
+            // Nobody is left who could send a change.
+            server_changes: Some(server_changes).filter(|changes| changes.has_changed().is_ok()),
             _task: AbortOnDropHandle::new(task),
         }
     }
@@ -98,7 +100,8 @@ impl Extender {
     ) -> Extension {
         let mut leases = self.shared.leases.lock();
         // Behind the lock: a change that is not seen here makes this lease due, too.
-        let changed = *self.server_changes.borrow();
+        let changed = self.server_changes.as_ref();
+        let changed = changed.and_then(|changed| *changed.borrow());
         let due = match changed.is_some_and(|changed| changed >= sent) {
             true => Some(sent),
             false => interval.map(|interval| sent + interval),
@@ -286,7 +289,7 @@ mod tests {
         let (change, server_changes) = watch::channel(None);
         let extender = Extender {
             shared: Arc::default(),
-            server_changes,
+            server_changes: Some(server_changes),
             // The task has handled the change already.
             _task: AbortOnDropHandle::new(tokio::spawn(pending())),
         };
