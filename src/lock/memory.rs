@@ -5,6 +5,7 @@
 //! never leaves a claim in doubt. Messages are passed on after all mutexes are free.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use session::{Handlers, MemoryCommand, SessionState};
 
 mod inspect;
 mod once;
+mod queue;
 mod session;
 
 /// Locks and queues in a map. Leases run by the monotonic clock, and are checked when somebody asks.
@@ -77,13 +79,13 @@ impl MemoryStore {
         let state = &mut *guard;
         let mut command = MemoryCommand::new(&handlers, &mut state.last_number, &mut state.once);
         command.records.remove_expired(command.now);
-        let session = match state.sessions.get_mut(key) {
-            Some(session) => session,
-            None => state.sessions.entry(key.clone()).or_default(),
+        let mut session = match state.sessions.entry(key.clone()) {
+            Entry::Occupied(session) => session,
+            Entry::Vacant(none) => none.insert_entry(SessionState::default()),
         };
-        let result = act(session, &mut command);
-        if session.is_over(command.now) {
-            state.sessions.remove(key);
+        let result = act(session.get_mut(), &mut command);
+        if session.get_mut().is_over(command.now) {
+            session.remove();
         }
         let messages = command.messages;
         drop(guard);
