@@ -66,8 +66,8 @@ mod releaser;
 mod self_test;
 mod stop_request;
 mod store;
-mod store_health;
 mod store_future;
+mod store_health;
 mod store_lock;
 mod wait_place;
 
@@ -95,8 +95,8 @@ pub use store::{
     LockInfo, OFFER_TTL, QUEUE_TTL, QueueOptions, QueueState, RepeatedState, RepeatedTurn,
     ScanCursor, ScanPage, Store, StoreError, Ticket, WAITER_TIMEOUT, WatchedQueue, Withdrawal,
 };
-pub use store_health::{StoreHealth, StoreProblem, TestFailure};
 pub use store_future::StoreFuture;
+pub use store_health::{StoreHealth, StoreProblem, TestFailure};
 pub use wait_place::WaitPlace;
 
 /// A duration in whole milliseconds, the unit of the stores and of operators' output.
