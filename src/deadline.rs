@@ -8,8 +8,8 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -29,8 +29,7 @@ struct DeadlineState {
 /// A moment on the monotonic clock, or none, that threads share without a lock.
 #[derive(Debug)]
 pub struct AtomicInstant {
-    base: Instant,
-    /// Nanoseconds after `base`; [`UNSET`] for no moment.
+    /// Nanoseconds after [`BASE`]; [`UNSET`] for no moment.
     offset: AtomicU64,
 }
 
@@ -47,6 +46,17 @@ pub trait ByteClock: fmt::Debug + Send + Sync {
 }
 
 const UNSET: u64 = u64::MAX;
+
+/// Nanoseconds in a second.
+const NANOS: u64 = 1_000_000_000;
+
+/// The moment from which all moments are counted: a day before the first use, so that no moment of this process is
+/// earlier. By the real clock, because each test may pause a clock of its own.
+static BASE: LazyLock<Instant> = LazyLock::new(|| {
+    let now = std::time::Instant::now();
+    let base = now.checked_sub(Duration::from_secs(86_400));
+    base.unwrap_or(now).into()
+});
 
 /// How long before the end of its lease a holder stops: 1 % of the lease for clocks that run at
 /// different speeds (quartz stays below 0.1 %, NTP may slew a virtual machine's clock by more), and
@@ -72,7 +82,7 @@ impl Deadline {
         Self(Arc::new(DeadlineState { at, outer }))
     }
 
-    /// Moves the deadline to `at`. A moment before this deadline was made counts as that moment.
+    /// Moves the deadline to `at`.
     pub fn move_to(&self, at: Instant) {
         self.0.at.store(at);
     }
@@ -109,7 +119,12 @@ impl Deadline {
 
     /// Whether the deadline has passed at `now`.
     pub fn passed(&self, now: Instant) -> bool {
-        self.get().is_some_and(|at| now >= at)
+        self.passed_offset(offset_of(now))
+    }
+
+    fn passed_offset(&self, now: u64) -> bool {
+        let outer = self.0.outer.as_ref();
+        self.0.at.passed_offset(now) || outer.is_some_and(|outer| outer.passed_offset(now))
     }
 }
 
@@ -118,19 +133,14 @@ impl Deadline {
 impl AtomicInstant {
     /// The moment `at`.
     pub fn new(at: Instant) -> Self {
-        // Counted from now if `at` is later: the moment may later be stored as an earlier one.
-        let moment = Self {
-            base: Instant::now().min(at),
-            offset: AtomicU64::new(UNSET),
-        };
-        moment.store(at);
-        moment
+        Self {
+            offset: AtomicU64::new(offset_of(at)),
+        }
     }
 
     /// No moment yet.
-    pub fn unset() -> Self {
+    pub const fn unset() -> Self {
         Self {
-            base: Instant::now(),
             offset: AtomicU64::new(UNSET),
         }
     }
@@ -139,32 +149,48 @@ impl AtomicInstant {
     pub fn load(&self) -> Option<Instant> {
         match self.offset.load(Ordering::Acquire) {
             UNSET => None,
-            offset => Some(self.base + Duration::from_nanos(offset)),
+            offset => Some(*BASE + Duration::from_nanos(offset)),
         }
     }
 
-    /// Sets the moment to `at`. A moment before this value was made is stored as the moment when it
-    /// was made.
+    /// Sets the moment to `at`.
     pub fn store(&self, at: Instant) {
-        self.offset.store(self.offset_of(at), Ordering::Release);
+        self.offset.store(offset_of(at), Ordering::Release);
+    }
+
+    /// Sets the moment to `at`, unless there is one.
+    pub fn store_first(&self, at: Instant) {
+        let (new, order) = (offset_of(at), Ordering::AcqRel);
+        // Whoever was faster has set it.
+        let _ = self
+            .offset
+            .compare_exchange(UNSET, new, order, Ordering::Acquire);
     }
 
     /// Sets the moment to `at`, unless there is an earlier one.
     pub fn bring_forward(&self, at: Instant) {
         // No moment is the largest offset.
-        self.offset.fetch_min(self.offset_of(at), Ordering::AcqRel);
+        self.offset.fetch_min(offset_of(at), Ordering::AcqRel);
     }
 
-    fn offset_of(&self, at: Instant) -> u64 {
-        let offset = at.saturating_duration_since(self.base).as_nanos();
-        // 584 years, the most that fit, are as good as for ever.
-        u64::try_from(offset).unwrap_or(UNSET - 1).min(UNSET - 1)
+    /// Whether there is a moment at or before `now`, which is an offset, too.
+    fn passed_offset(&self, now: u64) -> bool {
+        // No moment is later than any.
+        self.offset.load(Ordering::Acquire) <= now
     }
 
     /// Leaves no moment.
     pub fn clear(&self) {
         self.offset.store(UNSET, Ordering::Release);
     }
+}
+
+/// The nanoseconds from [`BASE`] to a moment; always less than [`UNSET`].
+fn offset_of(at: Instant) -> u64 {
+    let since = at.saturating_duration_since(*BASE);
+    // 584 years, the most that fit, are as good as for ever.
+    let seconds = since.as_secs().min(UNSET / NANOS - 1);
+    seconds * NANOS + u64::from(since.subsec_nanos())
 }
 
 // === impl Alarm ===
@@ -215,7 +241,6 @@ mod tests {
             (second * 3, second),
         ] {
             deadline.bring_forward(start + wanted);
-            // A moment is kept in whole nanoseconds after the deadline was made.
             assert_eq!(deadline.get(), Some(start + expected), "after {wanted:?}");
         }
     }
@@ -275,10 +300,17 @@ mod tests {
         }
         moment.clear();
         assert_eq!(moment.load(), None, "a moment can be taken away");
+        moment.store_first(start);
+        moment.store_first(start + second);
+        assert_eq!(moment.load(), Some(start), "the first one may be kept");
         let past = AtomicInstant::new(start);
         assert_eq!(past.load(), Some(start), "a past moment is kept");
         past.store(start - second);
-        assert_eq!(past.load(), Some(start), "none is earlier than the first");
+        assert_eq!(
+            past.load(),
+            Some(start - second),
+            "also one of before this value was made"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -55,6 +55,7 @@ mod lock_client;
 mod locks;
 pub mod memory;
 mod message;
+mod number_map;
 mod once;
 pub mod operator;
 mod options;
@@ -65,6 +66,7 @@ mod releaser;
 mod self_test;
 mod stop_request;
 mod store;
+mod store_future;
 mod store_health;
 mod store_lock;
 mod wait_place;
@@ -91,9 +93,9 @@ pub use self_test::SelfTestError;
 pub use store::{
     AcquireReply, AcquireRequest, BusySession, DeadHolder, Fence, HeartbeatReply, InstanceLiveness,
     LockInfo, OFFER_TTL, QUEUE_TTL, QueueOptions, QueueState, RepeatedState, RepeatedTurn,
-    ScanCursor, ScanPage, Store, StoreError, StoreFuture, Ticket, WAITER_TIMEOUT, WatchedQueue,
-    Withdrawal,
+    ScanCursor, ScanPage, Store, StoreError, Ticket, WAITER_TIMEOUT, WatchedQueue, Withdrawal,
 };
+pub use store_future::StoreFuture;
 pub use store_health::{StoreHealth, StoreProblem, TestFailure};
 pub use wait_place::WaitPlace;
 

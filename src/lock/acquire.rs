@@ -107,8 +107,6 @@ impl LockClient {
         options: &LockOptions,
         progress: &mut AcquireProgress,
     ) -> Result<StoreLock, AcquireError> {
-        // A claim of before the first heartbeat would count as lost.
-        self.wait_until_ready(&key).await?;
         let needs_local = progress.needs_local;
         let (claim, state, mut registration) = self.new_claim(key, requester, options, needs_local);
         let queue = options.blocking.then_some(QueueOptions {
@@ -206,7 +204,7 @@ impl PendingClaim<'_> {
         let mut outage: Option<Outage> = None;
         loop {
             let began = Instant::now();
-            let error = match self.attempt().await {
+            let error = match self.attempt(began).await {
                 Ok(AttemptResult::Granted(grant)) => return Ok(grant),
                 Ok(AttemptResult::AskAgain) => {
                     outage = None;
@@ -251,15 +249,20 @@ impl PendingClaim<'_> {
         }
     }
 
-    /// Asks the store once. A claim that counts as lost is replaced before that.
-    async fn attempt(&mut self) -> Result<AttemptResult, AcquireError> {
-        // Each time: since the last attempt, the store may have become another server, or lost its data.
-        self.client.wait_until_ready(&self.claim.key).await?;
+    /// Asks the store once, at `now` if nothing is to be waited for. A claim that counts as lost is replaced before
+    /// that.
+    async fn attempt(&mut self, now: Instant) -> Result<AttemptResult, AcquireError> {
+        let mut sent = now;
+        // Each time: since the last attempt, the store may have become another server, or lost its data. Behind the
+        // registration of the claim, which is lost if that happens later.
+        if !self.client.is_ready(&self.claim.key, now) {
+            self.client.wait_until_ready(&self.claim.key).await?;
+            sent = Instant::now();
+        }
         if self.state.is_lost() {
             self.start_over()?;
         }
         let server = self.client.store.server_changed(&self.claim.key);
-        let sent = Instant::now();
         let was_in_doubt = mem::replace(&mut self.is_in_doubt, true);
         let reply = match self.client.store.acquire(&self.claim, &self.request).await {
             Ok(AcquireReply::TookOver(reply)) => {

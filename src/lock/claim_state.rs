@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
-use crate::deadline::{ByteClock, Deadline, margin};
+use crate::deadline::{AtomicInstant, ByteClock, Deadline, margin};
 use crate::outcome::LockLoss;
 
 /// The state of one claim, shared by its turn and by whoever receives messages about it.
@@ -27,7 +27,7 @@ pub(super) struct ClaimState {
     flags: AtomicU16,
     waker: AtomicWaker,
     /// When the command was sent that got the lock; not set before that.
-    held_since: OnceLock<Instant>,
+    held_since: AtomicInstant,
     /// Knows when a byte of the turn last moved; not set before the turn begins.
     bytes: OnceLock<Arc<dyn ByteClock>>,
     /// The state of the claim whose deadline the turn follows, if it isn't this one; not set otherwise.
@@ -73,7 +73,7 @@ impl ClaimState {
             interrupt_deadline: (!stop_when_lost).then(|| Deadline::within(None)),
             flags: AtomicU16::new(0),
             waker: AtomicWaker::new(),
-            held_since: OnceLock::new(),
+            held_since: AtomicInstant::unset(),
             bytes: OnceLock::new(),
             leading: OnceLock::new(),
         }
@@ -111,7 +111,7 @@ impl ClaimState {
     /// Starts a new lease, because a command that was sent at `sent` has succeeded. A claim that
     /// was taken or interrupted gets no new lease.
     pub(super) fn extend(&self, sent: Instant, lease: Duration) {
-        self.held_since.get_or_init(|| sent);
+        self.held_since.store_first(sent);
         if self.has(TAKEN) || self.ends_early() {
             return;
         }
@@ -131,7 +131,7 @@ impl ClaimState {
 
     /// When the lock was acquired; `None`: not yet.
     pub(super) fn held_since(&self) -> Option<Instant> {
-        self.held_since.get().copied()
+        self.held_since.load()
     }
 
     /// Notes who knows when a byte of the turn last moved.
@@ -284,21 +284,23 @@ impl ClaimState {
 
     /// How the claim lost its lock; `None` if it still holds the lock at `now`.
     pub(super) fn loss(&self, now: Instant) -> Option<LockLoss> {
-        if self.is_interrupted() {
-            Some(LockLoss::Interrupted)
-        } else if self.has(NAME_TAKEN) {
-            Some(LockLoss::NameTaken)
-        } else if self.has(TAKEN) {
-            Some(LockLoss::Taken)
-        } else {
-            let is_silent = self.lease_end.ends_with_outer();
-            let loss = if is_silent {
-                LockLoss::NoHeartbeat
-            } else {
-                LockLoss::Expired
-            };
-            self.lease_end.passed(now).then_some(loss)
+        let flags = self.flags.load(Ordering::Acquire);
+        if flags & (INTERRUPTED | SETTLING) == INTERRUPTED {
+            return Some(LockLoss::Interrupted);
         }
+        if flags & NAME_TAKEN != 0 {
+            return Some(LockLoss::NameTaken);
+        }
+        if flags & TAKEN != 0 {
+            return Some(LockLoss::Taken);
+        }
+        if !self.lease_end.passed(now) {
+            return None;
+        }
+        Some(match self.lease_end.ends_with_outer() {
+            true => LockLoss::NoHeartbeat,
+            false => LockLoss::Expired,
+        })
     }
 
     /// Wakes this task at the next change of the state. Only the last task that registered is woken.

@@ -6,7 +6,7 @@
 //! If the store is another server, all locks are due at once, also those that are never extended: the store says
 //! which of them it still has.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +17,15 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::claim_state::ClaimState;
+use super::number_map::NumberMap;
 use super::{Claim, Store};
 
 /// Extends the leases that are added to it, and notices locks that the store has lost. Dropping it ends its task.
 #[derive(Debug)]
 pub(super) struct Extender {
     shared: Arc<ExtenderState>,
-    server_changes: watch::Receiver<Option<Instant>>,
+    /// `None`: the store is never another server.
+    server_changes: Option<watch::Receiver<Option<Instant>>>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -43,7 +45,7 @@ struct ExtenderState {
 
 #[derive(Debug, Default)]
 struct ExtendedLeases {
-    by_id: HashMap<u64, ExtendedLease>,
+    by_id: NumberMap<ExtendedLease>,
     by_due: BTreeSet<(Instant, u64)>,
     last_id: u64,
 }
@@ -82,7 +84,8 @@ impl Extender {
         ));
         Self {
             shared,
-            server_changes,
+            // Nobody is left who could send a change.
+            server_changes: Some(server_changes).filter(|changes| changes.has_changed().is_ok()),
             _task: AbortOnDropHandle::new(task),
         }
     }
@@ -97,7 +100,8 @@ impl Extender {
     ) -> Extension {
         let mut leases = self.shared.leases.lock();
         // Behind the lock: a change that is not seen here makes this lease due, too.
-        let changed = *self.server_changes.borrow();
+        let changed = self.server_changes.as_ref();
+        let changed = changed.and_then(|changed| *changed.borrow());
         let due = match changed.is_some_and(|changed| changed >= sent) {
             true => Some(sent),
             false => interval.map(|interval| sent + interval),
@@ -285,7 +289,7 @@ mod tests {
         let (change, server_changes) = watch::channel(None);
         let extender = Extender {
             shared: Arc::default(),
-            server_changes,
+            server_changes: Some(server_changes),
             // The task has handled the change already.
             _task: AbortOnDropHandle::new(tokio::spawn(pending())),
         };

@@ -127,6 +127,15 @@ impl Heartbeat {
         self.task.as_ref().map(|task| &task.deadline)
     }
 
+    /// Whether this instance has a valid heartbeat at `now`, and turns may begin.
+    pub(super) fn is_alive(&self, now: Instant) -> bool {
+        let is_alive = |task: &HeartbeatTask| {
+            let resumes = task.resumes.load();
+            !task.deadline.passed(now) && resumes.is_none_or(|resumes| resumes <= now)
+        };
+        self.task.as_ref().is_none_or(is_alive)
+    }
+
     /// Waits until this instance has a valid heartbeat, but not while the store is known not to reply.
     /// Cancel-safe.
     ///

@@ -79,6 +79,12 @@ impl LockClient {
                 .is_some_and(|turn| callers.contains(turn.tag()) && !registry.is_over(turn.id))
     }
 
+    /// Whether turns of this session may ask the store for its lock at `now`, so that there is nothing to wait for.
+    pub(super) fn is_ready(&self, key: &SessionKey, now: Instant) -> bool {
+        let is_over = |resumes| resumes <= now;
+        self.instance.heartbeat.is_alive(now) && self.resumes(key).is_none_or(is_over)
+    }
+
     /// Waits until turns of this session may ask the store for its lock: the instance has a valid heartbeat, and other
     /// instances have had the time to stop turns whose locks the store has lost. Cancel-safe.
     ///
@@ -87,16 +93,17 @@ impl LockClient {
     pub(super) async fn wait_until_ready(&self, key: &SessionKey) -> Result<(), StoreError> {
         loop {
             self.instance.heartbeat.wait_until_alive().await?;
-            let grace = self.instance.failover_grace;
-            match self
-                .store
-                .server_changed(key)
-                .map(|changed| changed + grace)
-            {
+            match self.resumes(key) {
                 Some(resumes) if Instant::now() < resumes => sleep_until(resumes).await,
                 _ => return Ok(()),
             }
         }
+    }
+
+    /// When turns of this session may begin after another server has answered for the store; `None`: none has.
+    fn resumes(&self, key: &SessionKey) -> Option<Instant> {
+        let changed = self.store.server_changed(key)?;
+        Some(changed + self.instance.failover_grace)
     }
 
     /// Waits until the instance has renewed its heartbeat since the store's current connection was made. A store

@@ -2,10 +2,10 @@
 //! has to do.
 //!
 //! Invariant: a command is executed when the operation returns its future, so dropping the future
-//! never leaves a claim in doubt. Messages are passed on after all mutexes are free.
+//! never leaves a claim in doubt. Messages are passed on after the mutex is free.
 
 use std::collections::HashMap;
-use std::future::ready;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,13 +23,13 @@ use session::{Handlers, MemoryCommand, SessionState};
 
 mod inspect;
 mod once;
+mod queue;
 mod session;
 
 /// Locks and queues in a map. Leases run by the monotonic clock, and are checked when somebody asks.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     state: Mutex<MemoryState>,
-    handlers: Mutex<Handlers>,
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +37,7 @@ struct MemoryState {
     sessions: HashMap<SessionKey, SessionState>,
     instances: HashMap<Box<str>, LiveInstance>,
     once: OnceRecords,
+    handlers: Handlers,
     /// The last fence or ticket.
     last_number: u64,
 }
@@ -58,7 +59,8 @@ impl MemoryStore {
 
     /// Passes the messages for this instance to `handler` from now on.
     pub fn listen(&self, instance: &Arc<str>, handler: Arc<dyn MessageHandler>) {
-        self.handlers.lock().insert(Arc::clone(instance), handler);
+        let handlers = &mut self.state.lock().handlers;
+        handlers.insert(Arc::clone(instance), handler);
     }
 
     /// Whether no session is left, nor a record of a turn. What has expired stays until somebody asks for it.
@@ -73,22 +75,21 @@ impl MemoryStore {
         key: &SessionKey,
         act: impl FnOnce(&mut SessionState, &mut MemoryCommand<'_>) -> T,
     ) -> T {
-        let handlers = self.handlers.lock();
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        let mut command = MemoryCommand::new(&handlers, &mut state.last_number, &mut state.once);
+        let (handlers, number) = (&state.handlers, &mut state.last_number);
+        let mut command = MemoryCommand::new(handlers, number, &mut state.once);
         command.records.remove_expired(command.now);
-        let session = match state.sessions.get_mut(key) {
-            Some(session) => session,
-            None => state.sessions.entry(key.clone()).or_default(),
+        let mut session = match state.sessions.entry(key.clone()) {
+            Entry::Occupied(session) => session,
+            Entry::Vacant(none) => none.insert_entry(SessionState::default()),
         };
-        let result = act(session, &mut command);
-        if session.is_over(command.now) {
-            state.sessions.remove(key);
+        let result = act(session.get_mut(), &mut command);
+        if session.get_mut().is_over(command.now) {
+            session.remove();
         }
         let messages = command.messages;
         drop(guard);
-        drop(handlers);
         for (handler, message) in messages {
             handler.on_message(message);
         }
@@ -96,8 +97,8 @@ impl MemoryStore {
     }
 }
 
-fn reply<T: Send + 'static>(reply: T) -> StoreFuture<T> {
-    Box::pin(ready(Ok(reply)))
+fn reply<T>(reply: T) -> StoreFuture<T> {
+    StoreFuture::ready(Ok(reply))
 }
 
 impl Store for MemoryStore {
@@ -147,7 +148,7 @@ impl Store for MemoryStore {
     }
 
     fn send_message(&self, instance: &str, message: Message) -> StoreFuture<bool> {
-        let handler = self.handlers.lock().get(instance).cloned();
+        let handler = self.state.lock().handlers.get(instance).cloned();
         let is_received = handler.is_some();
         if let Some(handler) = handler {
             handler.on_message(message);

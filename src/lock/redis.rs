@@ -160,7 +160,7 @@ impl RedisStore {
         parse: impl FnOnce(&Value) -> Option<T> + Send + 'static,
     ) -> StoreFuture<T> {
         let routes = self.routes.clone();
-        Box::pin(async move {
+        StoreFuture::new(async move {
             let (value, link) = routes.send(slot, name, |_| Cow::Borrowed(&command)).await?;
             parse(&value).ok_or_else(|| link.unreadable(&value))
         })
@@ -190,7 +190,7 @@ impl RedisStore {
             })
             .collect();
         let count = keys.len();
-        Box::pin(async move {
+        StoreFuture::new(async move {
             let mut all: Vec<_> = std::iter::repeat_with(|| None).take(count).collect();
             let (mut is_any, mut failure) = (false, None);
             for (group, reply) in join_all(commands).await {
@@ -245,7 +245,7 @@ impl Store for RedisStore {
         let waits = request.queue.is_some();
         let channel = waits.then(|| self.names.instance(&claim.instance));
         let names = self.names.clone();
-        Box::pin(async move {
+        StoreFuture::new(async move {
             let attempt = |clock: &RedisClock| {
                 let not_after = clock.at(Instant::now() + routes.timeout() + CLOCK_SLACK);
                 claim.raise_not_after(not_after);
@@ -405,7 +405,7 @@ impl Store for RedisStore {
         command.arg("MATCH").arg(space.glob());
         command.arg("COUNT").arg(count).arg("TYPE").arg("string");
         let (space, names, routes) = (space.clone(), self.names.clone(), self.routes.clone());
-        Box::pin(async move {
+        StoreFuture::new(async move {
             let Some(value) = routes.send_to(server, StoreCommand::Scan, &command).await? else {
                 return Ok(ScanPage::default());
             };
@@ -435,7 +435,7 @@ impl Store for RedisStore {
         };
         let routes = self.routes.clone();
         let sent = self.send_about_each(StoreCommand::Inspect, &keys, build, reply::lock_info);
-        Box::pin(async move {
+        StoreFuture::new(async move {
             let infos = sent.await?.into_iter().collect::<Option<_>>();
             infos.ok_or_else(|| routes.not_sent("one of its servers doesn't answer"))
         })
@@ -502,7 +502,7 @@ impl Store for RedisStore {
                 _ => None,
             },
         );
-        Box::pin(async move {
+        StoreFuture::new(async move {
             let named = |error| access::name_denied(error, &format!("GET, SET and PEXPIRE {key}"));
             sent.await.map_err(named)
         })

@@ -3,7 +3,6 @@
 //! Invariant: a claim is registered before its first command is sent, and until its release has a
 //! reply or goes on in the background. A claim of this process that is not registered has no turn.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -11,6 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::claim_state::ClaimState;
+use super::number_map::NumberMap;
 use super::{ClaimId, Epoch, LockHolder};
 use crate::key::SessionKey;
 use crate::metrics::LockAges;
@@ -33,7 +33,7 @@ pub(super) struct ClaimRegistration {
 }
 
 /// Claims by number; `None` while a turn that is over waits for the reply to its release.
-type RegisteredClaims = HashMap<u64, Option<RegisteredClaim>>;
+type RegisteredClaims = NumberMap<Option<RegisteredClaim>>;
 
 #[derive(Debug)]
 struct RegisteredClaim {
@@ -165,7 +165,9 @@ impl ClaimRegistration {
     /// Notes that the turn is over. From now on no message reaches it. Until the registration is
     /// dropped, no turn of this process takes over what the store still has of the claim.
     pub(super) fn retire(&self) {
-        self.registry.shard(self.number).insert(self.number, None);
+        if let Some(claim) = self.registry.shard(self.number).get_mut(&self.number) {
+            *claim = None;
+        }
     }
 }
 

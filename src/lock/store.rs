@@ -5,9 +5,7 @@
 //! as arguments.
 
 use std::fmt;
-use std::future::{Future, ready};
 use std::num::ParseIntError;
-use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,6 +16,7 @@ use tokio::time::Instant;
 
 use super::{
     AnswerEntry, AnswerLookup, AnswerWrite, Claim, ClaimId, EntryPlace, Epoch, LockHolder, Message,
+    StoreFuture,
 };
 use crate::key::{Keyspace, SessionKey};
 
@@ -290,10 +289,6 @@ pub enum StoreError {
     NameTaken,
 }
 
-/// The future of a store's reply. It borrows nothing, so a response body can poll it. Dropping it
-/// does not cancel the command.
-pub type StoreFuture<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
-
 /// Where locks live. Every operation may be repeated when its outcome isn't known.
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Takes the lock if it is free and nobody waits for it. Otherwise the claim joins the queue, if the
@@ -392,7 +387,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Checks that this process may use every key and command that turns need, with a session that nobody
     /// uses. The error names what is denied. Changes nothing. Does nothing in a store without permissions.
     fn check_access(&self, _key: &SessionKey) -> StoreFuture<()> {
-        Box::pin(ready(Ok(())))
+        StoreFuture::ready(Ok(()))
     }
 
     /// Whether the store keeps answers for other replicas. One that doesn't has none, and keeps none.
@@ -408,12 +403,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         _turn: ClaimId,
         _write: &AnswerWrite,
     ) -> StoreFuture<bool> {
-        Box::pin(ready(Ok(false)))
+        StoreFuture::ready(Ok(false))
     }
 
     /// Finds out which answers the store has for a session, and who holds its lock. Changes nothing.
     fn find_answer(&self, _key: &SessionKey) -> StoreFuture<AnswerLookup> {
-        Box::pin(ready(Ok(AnswerLookup::default())))
+        StoreFuture::ready(Ok(AnswerLookup::default()))
     }
 
     /// Reads the entries of a kept answer behind the place `after`, `limit` of them at most; `None` if the store doesn't
@@ -425,12 +420,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         _after: EntryPlace,
         _limit: usize,
     ) -> StoreFuture<Option<Vec<AnswerEntry>>> {
-        Box::pin(ready(Ok(None)))
+        StoreFuture::ready(Ok(None))
     }
 
     /// Like [`Store::check_access`], for what kept answers need.
     fn check_answer_access(&self, _key: &SessionKey) -> StoreFuture<()> {
-        Box::pin(ready(Ok(())))
+        StoreFuture::ready(Ok(()))
     }
 }
 

@@ -271,7 +271,7 @@ impl Future for StoreRelease {
             }
             this.client.store.release(&this.claim)
         });
-        let Poll::Ready(result) = pending.as_mut().poll(cx) else {
+        let Poll::Ready(result) = Pin::new(pending).poll(cx) else {
             return Poll::Pending;
         };
         this.is_done = true;

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::pending;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -139,25 +140,29 @@ impl TurnLock<'_> {
             once: self.once.map(|once| (once, lock.once_for)),
             is_kept: lock.replay,
         };
-        let acquiring = locks.acquire(key, asked, &lock.options);
-        let acquired = if lock.options.blocking {
-            let keeping = self.keep_client(true, record);
-            let mut drain = self.drain.clone();
-            let waiting = async {
-                sleep(WAITS_AFTER).await;
-                body.wait(limits.max_body, read_ahead).await
-            };
-            tokio::select! {
-                biased;
-                acquired = acquiring => acquired.map_err(|error| self.refused(error, record)),
-                // Another replica has the time to wait. Dropping the future leaves the queue.
-                () = drain.draining() => Err(Refusal::Draining.into()),
-                // The client has left, or others need the memory that the body takes.
-                error = waiting => Err(Refusal::Session(error.into()).into()),
-                never = keeping => match never {},
+        let acquired = {
+            // Pinned here, because it is large to move.
+            let acquiring = pin!(locks.acquire(key, asked, &lock.options));
+            if lock.options.blocking {
+                let keeping = self.keep_client(true, record);
+                // A turn whose lock is free needs no watch of its own.
+                let draining = async { self.drain.clone().draining().await };
+                let waiting = async {
+                    sleep(WAITS_AFTER).await;
+                    body.wait(limits.max_body, read_ahead).await
+                };
+                tokio::select! {
+                    biased;
+                    acquired = acquiring => acquired.map_err(|error| self.refused(error, record)),
+                    // Another replica has the time to wait. Dropping the future leaves the queue.
+                    () = draining => Err(Refusal::Draining.into()),
+                    // The client has left, or others need the memory that the body takes.
+                    error = waiting => Err(Refusal::Session(error.into()).into()),
+                    never = keeping => match never {},
+                }
+            } else {
+                acquiring.await.map_err(|error| self.refused(error, record))
             }
-        } else {
-            acquiring.await.map_err(|error| self.refused(error, record))
         };
         match acquired {
             Ok(held) => {

@@ -80,7 +80,7 @@ impl Store for Slow {
         self.requested.fetch_add(1, Ordering::SeqCst);
         let (inner, claim, ask) = (Arc::clone(&self.inner), Arc::clone(claim), ask.clone());
         let (mut gate, executed) = (self.gate.subscribe(), Arc::clone(&self.executed));
-        Box::pin(async move {
+        StoreFuture::new(async move {
             let _ = gate.wait_for(|gate| *gate >= Gate::Command).await;
             let answer = inner.acquire(&claim, &ask).await;
             executed.fetch_add(1, Ordering::SeqCst);

@@ -24,16 +24,17 @@ impl MemoryState {
         let session = self.sessions.get(key);
         let lock = session.and_then(|session| session.lock.as_ref());
         let lock = lock.filter(|lock| now < lock.expires);
-        let waiters = session.filter(|_| with_queue).into_iter();
-        let waiters = waiters.flat_map(|session| session.queue.values());
+        let queue = session.and_then(|session| session.queue.as_ref());
+        let waiters = queue.filter(|_| with_queue).into_iter();
+        let waiters = waiters.flat_map(|queue| queue.iter());
         LockInfo {
             holder: lock.map(|lock| LockHolder::from(&lock.token)),
             fence: lock.and_then(|lock| lock.fence),
             age: lock.and_then(|lock| lock.since).map(|since| now - since),
             ttl: lock.map(|lock| lock.expires - now),
-            waiters: session.map_or(0, |session| session.queue.len()),
+            waiters: queue.map_or(0, |queue| queue.len()),
             queue: waiters
-                .map(|waiter| LockHolder::from(&waiter.token))
+                .map(|(_, waiter)| LockHolder::from(&waiter.token))
                 .collect(),
         }
     }
@@ -90,10 +91,10 @@ impl SessionState {
 
     /// Takes a waiter out of the queue for good; `false` if it isn't in the queue.
     pub(super) fn dequeue(&mut self, id: ClaimId, command: &mut MemoryCommand<'_>) -> bool {
-        let Some(waiter) = self.leave(id) else {
+        let waiter = self.queue.as_mut().and_then(|queue| queue.dequeue(id));
+        let Some(waiter) = waiter else {
             return false;
         };
-        self.dequeued.insert(id);
         command.send(&waiter.instance, Message::Dequeued(id));
         true
     }

@@ -3,17 +3,18 @@
 //! Invariant: a free lock with a waiter that is alive is offered to the first such waiter before
 //! anybody else gets it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
 use super::once::{OnceRecord, OnceRecords, RecordedState};
+use super::queue::SessionQueue;
 use crate::lock::{
     AcquireReply, AcquireRequest, BusySession, Claim, ClaimId, DeadHolder, Dismissal, Fence,
     LockHolder, Message, MessageHandler, OFFER_TTL, OnceClaim, QueueOptions, QueueState,
-    RepeatedState, RepeatedTurn, Ticket, Token, WAITER_TIMEOUT, WatchedQueue,
+    RepeatedState, RepeatedTurn, Ticket, Token, WatchedQueue,
 };
 
 /// Who receives the messages for each instance.
@@ -23,15 +24,8 @@ pub(super) type Handlers = HashMap<Arc<str>, Arc<dyn MessageHandler>>;
 #[derive(Debug, Default)]
 pub(super) struct SessionState {
     pub(super) lock: Option<HeldLock>,
-    pub(super) queue: BTreeMap<Ticket, QueuedWaiter>,
-    /// When each instance with waiters last watched the queue.
-    watched: HashMap<Arc<str>, Instant>,
-    /// The newest turn that replaced all older ones.
-    newest_interrupt: Option<Ticket>,
-    /// The claims that an operator has taken out of the queue.
-    pub(super) dequeued: HashSet<ClaimId>,
-    /// The claims that a newer turn has replaced in the queue, and that haven't been given up yet.
-    superseded: HashSet<ClaimId>,
+    /// `None`: nobody has waited.
+    pub(super) queue: Option<Box<SessionQueue>>,
 }
 
 /// The lock of a session, held or offered.
@@ -46,16 +40,8 @@ pub(super) struct HeldLock {
     pub(super) fence: Option<Fence>,
 }
 
-/// A claim in the queue of a session.
-#[derive(Debug)]
-pub(super) struct QueuedWaiter {
-    id: ClaimId,
-    pub(super) token: Token,
-    pub(super) instance: Arc<str>,
-}
-
-/// One command: its time, its source of fences and tickets, and the messages that it sends when no mutex
-/// is held any more.
+/// One command: its time, its source of fences and tickets, and the messages that it sends when the
+/// mutex is free.
 pub(super) struct MemoryCommand<'c> {
     pub(super) now: Instant,
     pub(super) messages: Vec<(Arc<dyn MessageHandler>, Message)>,
@@ -94,7 +80,7 @@ impl SessionState {
     ) -> Option<AcquireReply> {
         let own = claim.once.as_ref()?;
         let record = command.records.of_other_turn(claim)?;
-        let holds = self.holder(command.now).as_ref() == Some(&record.token);
+        let holds = self.holder(command.now) == Some(&record.token);
         let is_dead = dead.is_some_and(|dead| self.is_held_by(dead, command.now));
         let state = match record.state {
             RecordedState::Waits if holds || self.is_waiting(record.claim, command.now) => {
@@ -130,8 +116,10 @@ impl SessionState {
         took_over: &mut bool,
     ) -> AcquireReply {
         let options = request.queue;
-        let mut holder = self.holder(command.now);
-        if options.is_some() && self.dequeued.contains(&claim.id) {
+        let mut holder = self.holder(command.now).cloned();
+        let mut queue = self.queue.as_deref_mut();
+        let is_dequeued = |queue: &SessionQueue| queue.is_dequeued(claim.id);
+        if options.is_some() && queue.as_deref().is_some_and(is_dequeued) {
             // The message about it got lost.
             let state = RecordedState::Dismissed(Dismissal::Dequeued);
             command.records.note(claim, state, command.now);
@@ -140,9 +128,11 @@ impl SessionState {
         if let Some(ticket) = options.and_then(|options| options.ticket)
             && holder.as_ref() != Some(&claim.token)
         {
-            if Some(ticket) < self.newest_interrupt {
+            if let Some(queue) = &mut queue
+                && Some(ticket) < queue.newest_interrupt
+            {
                 // The message about it got lost.
-                self.leave(claim.id);
+                queue.leave(claim.id);
                 let state = RecordedState::Dismissed(Dismissal::Superseded);
                 command.records.note(claim, state, command.now);
                 return AcquireReply::Superseded;
@@ -156,7 +146,7 @@ impl SessionState {
         let mut is_interrupting = false;
         if holder.is_none() {
             let new = options.filter(|options| options.ticket.is_none());
-            is_interrupting = new.is_some_and(|new| new.interrupts) && !self.queue.is_empty();
+            is_interrupting = new.is_some_and(|new| new.interrupts) && self.has_waiters();
             holder = self.offer(Some(claim.id), command);
         }
         if let Some(token) = holder.filter(|token| *token != claim.token) {
@@ -168,9 +158,11 @@ impl SessionState {
         }
         if is_interrupting {
             // All waiters that timed out on the way are older than this turn.
-            self.newest_interrupt = Some(Ticket(command.next_number()));
+            self.queue_mut().newest_interrupt = Some(Ticket(command.next_number()));
         }
-        self.leave(claim.id);
+        if let Some(queue) = &mut self.queue {
+            queue.leave(claim.id);
+        }
         let fence = Fence(command.next_number());
         let now = command.now;
         command.records.note(claim, RecordedState::Granted, now);
@@ -191,20 +183,19 @@ impl SessionState {
         holder: LockHolder,
         command: &mut MemoryCommand<'_>,
     ) -> AcquireReply {
-        let mut queue = self.queue.iter();
-        let place = queue.find(|(_, waiter)| waiter.id == claim.id);
-        let ticket = match place {
-            Some((ticket, _)) => {
-                let now = command.now;
+        let now = command.now;
+        let queue = self.queue_mut();
+        let ticket = match queue.ticket(claim.id) {
+            Some(ticket) => {
                 command.records.note(claim, RecordedState::Waits, now);
-                *ticket
+                ticket
             }
             None => {
                 let max_waiters = options.max_waiters as usize;
-                if !options.interrupts && self.queue.len() >= max_waiters {
-                    self.remove_timed_out(command.now);
-                    if self.queue.len() >= max_waiters {
-                        return AcquireReply::QueueFull(self.busy(command.now));
+                if !options.interrupts && queue.len() >= max_waiters {
+                    queue.remove_timed_out(now);
+                    if queue.len() >= max_waiters {
+                        return AcquireReply::QueueFull(self.busy(now));
                     }
                 }
                 let ticket = Ticket(command.next_number());
@@ -212,13 +203,11 @@ impl SessionState {
                 ticket
             }
         };
-        self.watched
-            .insert(Arc::clone(&claim.instance), command.now);
-        if options.interrupts && self.newest_interrupt < Some(ticket) {
-            self.newest_interrupt = Some(ticket);
-            let newer = self.queue.split_off(&ticket);
-            for (_, older) in std::mem::replace(&mut self.queue, newer) {
-                self.superseded.insert(older.id);
+        let queue = self.queue_mut();
+        queue.note_watched(&claim.instance, now);
+        if options.interrupts && queue.newest_interrupt < Some(ticket) {
+            queue.newest_interrupt = Some(ticket);
+            for older in queue.supersede(ticket) {
                 command.send(&older.instance, Message::Superseded(older.id));
             }
         }
@@ -231,7 +220,7 @@ impl SessionState {
         BusySession {
             since: lock.and_then(|lock| lock.fence?.time()),
             age: lock.and_then(|lock| Some(now - lock.since?)),
-            waiters: self.queue.len(),
+            waiters: self.queue.as_ref().map_or(0, |queue| queue.len()),
         }
     }
 
@@ -245,9 +234,11 @@ impl SessionState {
     /// Removes the claim from the queue, and frees the lock if the claim holds it.
     pub(super) fn release(&mut self, claim: &Claim, command: &mut MemoryCommand<'_>) -> bool {
         command.records.settle(claim, self.dismissal(claim.id));
-        self.superseded.remove(&claim.id);
-        self.leave(claim.id);
-        let is_held = self.holder(command.now).as_ref() == Some(&claim.token);
+        if let Some(queue) = &mut self.queue {
+            queue.forget_superseded(claim.id);
+            queue.leave(claim.id);
+        }
+        let is_held = self.holder(command.now) == Some(&claim.token);
         if is_held {
             self.lock = None;
             self.offer(None, command);
@@ -257,11 +248,7 @@ impl SessionState {
 
     /// Why a claim that isn't in the queue any more is not to run; `None`: it has just left.
     fn dismissal(&self, id: ClaimId) -> Option<Dismissal> {
-        if self.dequeued.contains(&id) {
-            return Some(Dismissal::Dequeued);
-        }
-        let is_superseded = self.superseded.contains(&id);
-        is_superseded.then_some(Dismissal::Superseded)
+        self.queue.as_ref()?.dismissal(id)
     }
 
     /// Marks the instance's waiters as alive, and offers the lock if it is free.
@@ -271,17 +258,20 @@ impl SessionState {
         watched: &WatchedQueue,
         command: &mut MemoryCommand<'_>,
     ) -> QueueState {
-        let mut queue = self.queue.values();
-        let is_queued = |id: &&ClaimId| queue.clone().any(|waiter| waiter.id == **id);
-        let present = watched.waiters.iter().filter(is_queued).count();
-        if let Some(own) = queue.find(|waiter| *waiter.instance == *instance) {
-            self.watched.insert(Arc::clone(&own.instance), command.now);
-        }
-        let took_over = self.take_over(watched.take_over.as_ref(), command.now);
-        let holder = self.holder(command.now);
+        let (now, ids) = (command.now, &watched.waiters);
+        let present = self.queue.as_deref_mut().map_or(0, |queue| {
+            queue.note_watched_by(instance, now);
+            let is_queued = |id: &&ClaimId| queue.ticket(**id).is_some();
+            ids.iter().filter(is_queued).count()
+        });
+        let took_over = self.take_over(watched.take_over.as_ref(), now);
+        let holder = self.holder(now).cloned();
         let holder = holder.or_else(|| self.offer(None, command));
-        let place = |id: &ClaimId| self.place(*id, command.now);
-        let places = watched.waiters.iter().filter(|_| watched.wants_places);
+        let place = |id: &ClaimId| {
+            let queue = self.queue.as_ref();
+            queue.map_or(0, |queue| queue.place(*id, now))
+        };
+        let places = ids.iter().filter(|_| watched.wants_places);
         QueueState {
             present,
             holder: holder.as_ref().map(LockHolder::from),
@@ -290,19 +280,10 @@ impl SessionState {
         }
     }
 
-    /// The place of a claim among the waiters that are alive, counted from 1; 0: it has none.
-    fn place(&self, id: ClaimId, now: Instant) -> u32 {
-        let is_alive = |waiter: &&QueuedWaiter| self.is_alive(waiter, now);
-        let mut alive = self.queue.values().filter(is_alive);
-        let at = alive.position(|waiter| waiter.id == id);
-        at.and_then(|at| u32::try_from(at + 1).ok())
-            .unwrap_or_default()
-    }
-
     /// Who holds the lock. A lock that has expired is freed.
-    pub(super) fn holder(&mut self, now: Instant) -> Option<Token> {
+    pub(super) fn holder(&mut self, now: Instant) -> Option<&Token> {
         self.lock.take_if(|lock| lock.expires <= now);
-        Some(self.lock.as_ref()?.token.clone())
+        Some(&self.lock.as_ref()?.token)
     }
 
     /// Frees the lock if this dead holder has it; gives whether it had.
@@ -319,9 +300,8 @@ impl SessionState {
 
     /// Whether a claim is in the queue and its instance is alive.
     pub(super) fn is_waiting(&self, id: ClaimId, now: Instant) -> bool {
-        let mut queue = self.queue.values();
-        let waiter = queue.find(|waiter| waiter.id == id);
-        waiter.is_some_and(|waiter| self.is_alive(waiter, now))
+        let queue = self.queue.as_ref();
+        queue.is_some_and(|queue| queue.is_waiting(id, now))
     }
 
     /// Offers the free lock to the first waiter that is alive and gets the message, or that is asking
@@ -331,23 +311,24 @@ impl SessionState {
         asking: Option<ClaimId>,
         command: &mut MemoryCommand<'_>,
     ) -> Option<Token> {
+        let queue = self.queue.as_mut()?;
         let (mut next, mut timed_out) = (None, Vec::new());
-        for (ticket, waiter) in &self.queue {
+        for (ticket, waiter) in queue.iter() {
             if asking == Some(waiter.id) {
-                next = Some(*ticket);
+                next = Some(ticket);
                 break;
             }
-            if !self.is_alive(waiter, command.now) {
-                timed_out.push(*ticket);
+            if !queue.is_alive(waiter, command.now) {
+                timed_out.push(ticket);
             } else if command.send(&waiter.instance, Message::Granted(waiter.id)) {
-                next = Some(*ticket);
+                next = Some(ticket);
                 break;
             } else {
-                next = next.or(Some(*ticket));
+                next = next.or(Some(ticket));
             }
         }
-        self.remove(timed_out);
-        let next = self.queue.remove(&next?)?;
+        queue.remove(timed_out);
+        let next = queue.take(next?)?;
         self.lock = Some(HeldLock {
             token: next.token.clone(),
             expires: command.now + OFFER_TTL,
@@ -360,49 +341,25 @@ impl SessionState {
     fn join(&mut self, ticket: Ticket, claim: &Claim, command: &mut MemoryCommand<'_>) {
         let now = command.now;
         command.records.note(claim, RecordedState::Waits, now);
-        let waiter = QueuedWaiter {
-            id: claim.id,
-            token: claim.token.clone(),
-            instance: Arc::clone(&claim.instance),
-        };
-        self.queue.insert(ticket, waiter);
+        self.queue_mut().join(ticket, claim);
     }
 
-    /// Removes a waiter from the queue, and gives it; `None` if it isn't there.
-    pub(super) fn leave(&mut self, id: ClaimId) -> Option<QueuedWaiter> {
-        let mut queue = self.queue.iter();
-        let (ticket, _) = queue.find(|(_, waiter)| waiter.id == id)?;
-        let ticket = *ticket;
-        self.queue.remove(&ticket)
+    fn has_waiters(&self) -> bool {
+        self.queue.as_ref().is_some_and(|queue| !queue.is_empty())
     }
 
-    /// Removes all waiters whose instances have not watched the queue in time.
-    fn remove_timed_out(&mut self, now: Instant) {
-        let queue = self.queue.iter();
-        let timed_out = queue.filter(|(_, waiter)| !self.is_alive(waiter, now));
-        self.remove(timed_out.map(|(ticket, _)| *ticket).collect());
+    fn queue_mut(&mut self) -> &mut SessionQueue {
+        self.queue.get_or_insert_default()
     }
 
-    fn remove(&mut self, tickets: Vec<Ticket>) {
-        for ticket in tickets {
-            if let Some(waiter) = self.queue.remove(&ticket) {
-                self.watched.remove(&waiter.instance);
-            }
-        }
-    }
-
-    fn is_alive(&self, waiter: &QueuedWaiter, now: Instant) -> bool {
-        let watched = self.watched.get(&waiter.instance);
-        watched.is_some_and(|watched| now < *watched + WAITER_TIMEOUT)
-    }
-
-    /// Whether the session has neither holder nor waiters. `newest_interrupt`, `dequeued` and `superseded` stay until then, for
-    /// waiters that were replaced or taken out and don't know it yet.
+    /// Whether the session has neither holder nor waiters. What is known of claims that were replaced or taken out of
+    /// the queue, and don't know it yet, stays until then.
     pub(super) fn is_over(&mut self, now: Instant) -> bool {
-        if self.queue.is_empty() {
-            self.watched.clear();
+        let has_waiters = self.has_waiters();
+        if let Some(queue) = self.queue.as_mut().filter(|_| !has_waiters) {
+            queue.forget_watched();
         }
-        self.queue.is_empty() && self.holder(now).is_none()
+        !has_waiters && self.holder(now).is_none()
     }
 }
 

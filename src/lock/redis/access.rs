@@ -35,7 +35,7 @@ impl RedisStore {
         let attempts = AccessAttempt::all(&keys, &record, instance);
         let (routes, channel) = (self.routes.clone(), self.instance.clone());
         let key = key.clone();
-        Box::pin(async move {
+        StoreFuture::new(async move {
             // An error of the connection is about none of the attempts. It may be about the channel, to which
             // each new connection subscribes.
             let time = cmd("TIME");

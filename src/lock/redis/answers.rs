@@ -85,7 +85,7 @@ impl RedisStore {
     /// See [`super::Store::check_answer_access`].
     pub(super) fn try_answer_access(&self, key: &SessionKey) -> StoreFuture<()> {
         let (attempts, routes) = (self.answer_attempts(key), self.routes.clone());
-        Box::pin(async move { routes.try_all(attempts).await })
+        StoreFuture::new(async move { routes.try_all(attempts).await })
     }
 
     /// One attempt for each command and each key that kept answers need.

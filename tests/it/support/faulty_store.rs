@@ -135,7 +135,7 @@ impl FaultyStore {
         free: impl FnOnce(&MemoryStore) -> StoreFuture<T>,
     ) -> StoreFuture<T> {
         match self.fault(Call::Release) {
-            Some(Fault::NotSent | Fault::Lost) => Box::pin(pending()),
+            Some(Fault::NotSent | Fault::Lost) => StoreFuture::new(pending()),
             _ => free(&self.memory),
         }
     }
@@ -152,7 +152,7 @@ impl FaultyStore {
         *lock(&self.calls).entry(call).or_default() += 1;
         let fault = self.fault(call);
         let memory = Arc::clone(&self.memory);
-        Box::pin(async move {
+        StoreFuture::new(async move {
             match fault {
                 None => command(&memory).await,
                 Some(Fault::NotSent) => Err(StoreError::NotSent {
@@ -206,7 +206,7 @@ impl Store for FaultyStore {
         let may_come = not_after.is_some_and(|moment| Instant::now() <= moment);
         let withdrawn = self.free(|memory| memory.withdraw(claim));
         self.run(Call::Release, move |_| {
-            Box::pin(async move {
+            StoreFuture::new(async move {
                 withdrawn.await?;
                 Ok(match may_come {
                     true => Withdrawal::ForNow,
