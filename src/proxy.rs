@@ -175,9 +175,6 @@ enum RequestResponse {
 impl Proxy {
     /// A proxy by `config` that locks with `locks`. Its request ids begin with `number`, which is random
     /// and unique to this worker. Turns that outlive their connection run as tasks among `tasks`.
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
     pub fn new(
         config: Arc<Config>,
         locks: Arc<Locks>,
@@ -205,9 +202,6 @@ impl Proxy {
     }
 
     /// This proxy by another configuration. Requests that have begun go on by the old one.
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
     pub fn with_config(&self, config: Arc<Config>) -> Self {
         Self::with_shared(config, self.shared.clone())
     }

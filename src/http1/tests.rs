@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::drain;
+use crate::drain::{self, DrainWatch};
 use crate::listen::{self, ListenEndpoint, Listener, ServeSettings};
 use crate::service::{DEFAULT_IDLE, FnService, HeadBudget};
 
@@ -52,23 +52,7 @@ impl Connection {
                 }
             });
             let (heads, (_never, drain)) = (HeadBudget::default(), drain::channel());
-            let connection = ServedConnection {
-                handler,
-                client: ClientConnection {
-                    ip: None,
-                    ip_value: None,
-                    scheme: Scheme::HTTP,
-                    bounds: Bounds::default(),
-                    link: None,
-                },
-                request_head: Duration::from_secs(60),
-                idle: DEFAULT_IDLE,
-                unreachable: Duration::ZERO,
-                heads: &heads,
-                first_head_due: Instant::now() + Duration::from_secs(60),
-                drain,
-                early: BytesMut::new(),
-            };
+            let connection = served(handler, &heads, drain);
             serve(near, connection, pin!(pending()), || ()).await
         });
         Self {
@@ -103,6 +87,27 @@ impl Connection {
         let Received { body, response } = self.request().await;
         drop(body);
         response.send(StatusCode::NOT_FOUND).expect("it waits");
+    }
+}
+
+/// A connection whose requests `handler` answers.
+fn served<H>(handler: H, heads: &HeadBudget, drain: DrainWatch) -> ServedConnection<'_, H> {
+    ServedConnection {
+        handler,
+        client: ClientConnection {
+            ip: None,
+            ip_value: None,
+            scheme: Scheme::HTTP,
+            bounds: Bounds::default(),
+            link: None,
+        },
+        request_head: Duration::from_secs(60),
+        idle: DEFAULT_IDLE,
+        unreachable: Duration::ZERO,
+        heads,
+        first_head_due: Instant::now() + Duration::from_secs(60),
+        drain,
+        early: BytesMut::new(),
     }
 }
 
@@ -273,4 +278,21 @@ async fn an_idle_connection_gives_up_the_memory_of_its_large_head() {
     in_time.expect("the other connections get all of the memory");
     let rest = client.read(&mut [0; 1]).await.expect("an orderly end");
     assert_eq!(rest, 0, "the idle connection is closed");
+}
+
+#[test]
+fn an_open_stream_has_no_room_for_the_future_that_began_it() {
+    fn room<R, S: Service<R>>(_: &S) -> usize {
+        size_of::<S::Future>()
+    }
+    let handler = FnService(|_: ClientConnection, _: Request<ClientBody>| async {
+        let large = [0_u8; 4096];
+        std::future::ready(()).await;
+        Response::new(Full::new(Bytes::copy_from_slice(&large)))
+    });
+    let (heads, (_never, drain)) = (HeadBudget::default(), drain::channel());
+    let connection = served(handler, &heads, drain);
+    let state = ConnectionState::new(&connection);
+    let service = request_service(connection.handler, connection.client, state);
+    assert!(room(&service) <= size_of::<[usize; 2]>(), "it is boxed");
 }

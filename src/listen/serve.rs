@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::future::Either;
 use http::HeaderValue;
 use http::uri::Scheme;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -116,11 +117,13 @@ pub async fn serve<H: Serve>(
         drain,
         early: opened.early,
     };
-    let mut served = pin!(async {
-        match opened.protocol {
-            ClientProtocol::Http1 => http1::serve(opened.stream, connection, gone, sever).await,
-            // Boxed, because this future is rarer and larger than the other.
-            ClientProtocol::Http2 => Box::pin(http2::serve(opened.stream, connection, gone)).await,
+    let mut served = pin!(match opened.protocol {
+        ClientProtocol::Http1 => {
+            Either::Left(http1::serve(opened.stream, connection, gone, sever))
+        }
+        // Boxed, because this future is rarer and larger than the other.
+        ClientProtocol::Http2 => {
+            Either::Right(Box::pin(http2::serve(opened.stream, connection, gone)))
         }
     });
     let is_orderly = tokio::select! {

@@ -66,6 +66,9 @@ pub(super) enum OutgoingBody {
     Nothing,
 }
 
+// hyper's queue to each connection has room for 32 requests with their bodies.
+const _: () = assert!(size_of::<OutgoingBody>() <= 72);
+
 /// The future that sends a request and resolves with the head of the response.
 pub(super) type SendFuture =
     Pin<Box<dyn Future<Output = Result<Response<BackendBody>, ForwardError>> + Send>>;
@@ -98,9 +101,6 @@ pub(super) enum ForwardError {
 
 impl Backends {
     /// The backends that the configuration names.
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
     pub(super) fn new(config: &Config) -> Self {
         let mut tls = None;
         let mut backend = |upstream: &Upstream| {
@@ -109,7 +109,7 @@ impl Backends {
             Arc::new(Backend {
                 connector,
                 connect_timeout: config.timeouts.connect,
-                pool: Pool::new(),
+                pool: Pool::default(),
             })
         };
         let default = config.upstream.as_ref().map(&mut backend);

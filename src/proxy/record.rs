@@ -434,3 +434,31 @@ pub(super) fn record_rejected(
     });
     access_log::rejected(rejected, outcome, status, bytes);
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::{Request, Uri};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::journal::Journal;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn a_record_keeps_no_part_of_the_buffer_in_which_its_head_was_read() {
+        let config = Config::read("test", "upstream = \"http://a\"", &Vec::new());
+        let config = config.expect("it is valid");
+        let sinks = RecordSinks::new(Metrics::new(), Journal::default(), None);
+        let sinks = Arc::new(sinks.for_config(&config));
+        let buffer = Bytes::from(b"/v1/chat?a=b".to_vec());
+        let target = Uri::from_maybe_shared(buffer.clone()).expect("a target");
+        let mut request = Request::new(());
+        *request.uri_mut() = target;
+        let (head, ()) = request.into_parts();
+        let record = RequestRecord::begin(&head, String::new(), Bounds::default(), &sinks);
+        drop(head);
+        assert_eq!(&*record.path, "/v1/chat", "what is logged");
+        assert!(buffer.is_unique(), "nobody else has it");
+    }
+}

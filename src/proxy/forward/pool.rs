@@ -2,7 +2,8 @@
 //!
 //! Invariant: a pooled connection has no request under way, and is younger than [`MAX_AGE`].
 
-use std::sync::Arc;
+use std::mem;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -16,9 +17,17 @@ use super::OutgoingBody;
 use super::backend_io::ResponseStart;
 use crate::wire::Bounds;
 
-/// Idle connections, the one used last at the end. Cheap to clone.
-#[derive(Clone)]
-pub(super) struct Pool(Arc<Mutex<Vec<IdleConnection>>>);
+/// Idle connections. Cheap to clone. While there are any, a task closes those that nobody takes.
+#[derive(Clone, Default)]
+pub(super) struct Pool(Arc<Mutex<IdleConnections>>);
+
+#[derive(Default)]
+struct IdleConnections {
+    /// The connection that was used last is at the end.
+    connections: Vec<IdleConnection>,
+    /// A task runs that closes old connections.
+    has_closer: bool,
+}
 
 /// A connection in use. Dropping it closes the connection at once.
 pub(super) struct PooledConnection {
@@ -69,26 +78,10 @@ const READY_WITHIN: Duration = Duration::from_secs(1);
 // === impl Pool ===
 
 impl Pool {
-    /// An empty pool. A task on the current runtime closes connections after [`KEEP`].
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
-    pub(super) fn new() -> Self {
-        let idle = Arc::new(Mutex::new(Vec::new()));
-        let weak = Arc::downgrade(&idle);
-        tokio::spawn(async move {
-            while let Some(idle) = weak.upgrade() {
-                Self(idle).drop_old(Instant::now());
-                sleep(KEEP).await;
-            }
-        });
-        Self(idle)
-    }
-
     /// The connection that was used last and can still be used; `None`: there is none.
     pub(super) fn take(&self) -> Option<PooledConnection> {
         loop {
-            let idle = self.0.lock().pop()?;
+            let idle = self.0.lock().connections.pop()?;
             let is_usable = idle.connection.is_ready() && idle.since.elapsed() < KEEP;
             if is_usable {
                 return Some(idle.connection);
@@ -101,18 +94,43 @@ impl Pool {
             return;
         }
         connection.bounds.lift();
-        self.0.lock().push(IdleConnection {
+        let mut idle = self.0.lock();
+        idle.connections.push(IdleConnection {
             connection,
             since: Instant::now(),
         });
+        if !mem::replace(&mut idle.has_closer, true) {
+            let weak = Arc::downgrade(&self.0);
+            tokio::spawn(Self::close_old(weak));
+        }
     }
 
-    fn drop_old(&self, now: Instant) {
+    /// Closes connections after [`KEEP`], until none is idle: a worker without traffic has no timer.
+    async fn close_old(idle: Weak<Mutex<IdleConnections>>) {
+        loop {
+            sleep(KEEP).await;
+            let Some(idle) = idle.upgrade() else {
+                return;
+            };
+            if !Self(idle).drop_old(Instant::now()) {
+                return;
+            }
+        }
+    }
+
+    /// Drops the connections that are too old, and returns whether others are left. If not, the caller is no closer
+    /// any more.
+    fn drop_old(&self, now: Instant) -> bool {
         let mut idle = self.0.lock();
-        let young = idle.partition_point(|idle| idle.since + KEEP <= now);
-        let old: Vec<_> = idle.drain(..young).collect();
+        let young = idle
+            .connections
+            .partition_point(|idle| idle.since + KEEP <= now);
+        let old: Vec<_> = idle.connections.drain(..young).collect();
+        idle.has_closer = !idle.connections.is_empty();
+        let has_closer = idle.has_closer;
         drop(idle);
         drop(old);
+        has_closer
     }
 }
 
@@ -237,7 +255,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_under_steady_traffic_is_given_up_at_its_greatest_age() {
         crate::time_limit::limit_this_test();
-        let pool = Pool::new();
+        let pool = Pool::default();
         let opened = Instant::now();
         let mut connection = connected(&pool).await;
         ask(&mut connection).await;
@@ -253,5 +271,20 @@ mod tests {
             (MAX_AGE..MAX_AGE + KEEP).contains(&age),
             "until then it was used again and again: {age:?}"
         );
+    }
+    #[tokio::test(start_paused = true)]
+    async fn old_connections_are_closed_whenever_there_are_any() {
+        crate::time_limit::limit_this_test();
+        let pool = Pool::default();
+        for _ in 0..2 {
+            let mut connection = connected(&pool).await;
+            ask(&mut connection).await;
+            connection.give_back();
+            assert!(pool.0.lock().has_closer, "somebody closes it in time");
+            sleep(KEEP * 2).await;
+            let idle = pool.0.lock();
+            assert!(idle.connections.is_empty(), "it is closed");
+            assert!(!idle.has_closer, "nobody waits without a connection");
+        }
     }
 }
