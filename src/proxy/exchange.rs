@@ -8,13 +8,13 @@ use std::future::{pending, poll_fn};
 use std::mem::replace;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use http::header::{ACCEPT_ENCODING, RETRY_AFTER};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::end::{End, leave};
 use super::forward::headers::{self, ForwardedInfo};
@@ -27,12 +27,14 @@ use super::orphan::Orphans;
 use super::record::RequestRecord;
 use super::refusal::Refusal;
 use crate::answer::AnswerWriter;
+use crate::deadline::{Alarm, Deadline};
 use crate::drain::DrainWatch;
 use crate::listen::ClientConnection;
 use crate::lock::{LockGuard, SentFlag};
 
 /// A request on its way to its backend.
 pub(super) struct Exchange<'t> {
+    pub(super) client: &'t ClientConnection,
     pub(super) backend: &'t Arc<Backend>,
     pub(super) drain: &'t DrainWatch,
     /// `timeouts.response_head`, for the error.
@@ -185,13 +187,7 @@ impl Exchange<'_> {
         held: &mut Option<LockGuard>,
     ) -> Result<Response<BackendBody>, Refusal> {
         let timeout = self.timeout;
-        // An extension moves the lease's end, and a piece of the request moves the timeouts. So the
-        // timer is set again whenever it fires.
-        let next = |held: &Option<LockGuard>| {
-            let lease = held.as_ref().and_then(|held| held.deadline()?.get());
-            lease.map_or(timeout.next(), |lease| lease.min(timeout.next()))
-        };
-        let mut timer = pin!(sleep_until(next(held)));
+        let mut alarm = Alarm::default();
         poll_fn(|cx| {
             loop {
                 if let Some(loss) = held.as_mut().and_then(|held| held.poll_must_stop(cx)) {
@@ -204,11 +200,16 @@ impl Exchange<'_> {
                 if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
                     return Poll::Ready(sent.map_err(Refusal::Backend));
                 }
-                if timer.as_mut().poll(cx).is_pending() {
-                    return Poll::Pending;
-                }
+                // An extension moves the lease's end, and a piece of the request moves the timeouts.
+                let lease = held.as_ref().and_then(LockGuard::deadline);
+                let next = || {
+                    let lease = lease.and_then(Deadline::get);
+                    lease.into_iter().chain([timeout.next()]).min()
+                };
+                ready!(self.client.poll_alarm(&mut alarm, cx, next));
                 match timeout.expired(Instant::now()) {
-                    None => timer.as_mut().reset(next(held)),
+                    // The lease is over, or a timeout has moved.
+                    None => {}
                     Some(ExpiredTimeout::Response) => {
                         let error = self.backend.response_timed_out(self.limit);
                         return Poll::Ready(Err(Refusal::Backend(error)));

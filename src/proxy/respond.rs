@@ -95,6 +95,7 @@ impl Proxy {
         let request =
             exchange::for_backend(head, body, client, &backend, lock, wanted, record).await;
         let exchange = Exchange {
+            client,
             backend: &backend,
             drain: &self.shared.drain,
             limit,
@@ -188,7 +189,7 @@ impl Proxy {
         &self,
         client: &ClientConnection,
         answered: AnsweredTurn,
-        mut record: RequestRecord,
+        mut record: Box<RequestRecord>,
     ) -> Response<TurnBody> {
         let AnsweredTurn {
             mut response,
@@ -230,7 +231,8 @@ impl Proxy {
             has_length: head.headers.contains_key(CONTENT_LENGTH),
         };
         let filler = SilenceFiller::for_response(filled, record.keep_alive(), idle_stream);
-        let mut body = GuardedBody::new(body, held, orphans, record, filler, answer);
+        let body = GuardedBody::new(body, held, orphans, record, filler, answer);
+        let mut body = Box::new(body);
         body.release_if_empty().await;
         Response::from_parts(head, Either::Right(SentBody::Own(body)))
     }
