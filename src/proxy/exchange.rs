@@ -20,8 +20,8 @@ use super::end::{End, leave};
 use super::forward::headers::{self, ForwardedInfo};
 use super::forward::upgrade::UpgradeRequest;
 use super::forward::{
-    Backend, BackendBody, ExpiredTimeout, ForwardError, OutgoingBody, ResponseTimeout, SendFuture,
-    pass_interim,
+    self, Backend, BackendBody, ExpiredTimeout, ForwardError, OutgoingBody, ResponseTimeout,
+    SendFuture,
 };
 use super::orphan::Orphans;
 use super::record::RequestRecord;
@@ -56,9 +56,9 @@ struct DetachableRequest<'t> {
 }
 
 /// Turns the head and the body of a client's request into a request for `backend`. `held` is the turn's lock,
-/// and `upgrade` the protocol to which the connection is to switch. Interim responses of the backend pass to
-/// the client.
-pub(super) async fn for_backend(
+/// and `upgrade` the protocol to which the connection is to switch. Boxed, because each future on its way has room
+/// for it.
+pub(super) fn for_backend(
     mut head: Parts,
     body: OutgoingBody,
     client: &ClientConnection,
@@ -66,7 +66,7 @@ pub(super) async fn for_backend(
     held: Option<&LockGuard>,
     upgrade: Option<&UpgradeRequest>,
     record: &mut RequestRecord,
-) -> Request<OutgoingBody> {
+) -> Box<Request<OutgoingBody>> {
     let info = ForwardedInfo {
         client: client.ip_value.as_ref(),
         scheme: &client.scheme,
@@ -74,7 +74,6 @@ pub(super) async fn for_backend(
         fence: held.and_then(LockGuard::fence),
         turn: held.map(LockGuard::tag),
     };
-    let version = head.version;
     if record.is_early() {
         // What the client got says nothing of an encoding.
         head.headers.remove(ACCEPT_ENCODING);
@@ -84,17 +83,26 @@ pub(super) async fn for_backend(
     if let Some(upgrade) = upgrade {
         upgrade.add_to(&mut head.headers);
     }
-    let mut request = Request::from_parts(head, body);
+    Box::new(Request::from_parts(head, body))
+}
+
+/// Lets the interim responses to `request` pass to the client of this HTTP version.
+pub(super) async fn pass_interim(
+    request: &mut Request<OutgoingBody>,
+    client: &ClientConnection,
+    version: Version,
+    backend: &Backend,
+    record: &RequestRecord,
+) {
     // HTTP/1.0 has no interim responses, and none may follow the head of the response.
     let interim = client.interim().filter(|_| !record.is_early());
     if let Some(interim) = interim.filter(|_| version == Version::HTTP_11 && backend.can_upgrade())
     {
-        pass_interim(&mut request, move |status, headers| {
+        forward::pass_interim(request, move |status, headers| {
             interim.send(status, headers)
         })
         .await;
     }
-    request
 }
 
 /// Notes in the flag of a turn whether the backend says by its status that it has not run the turn: 425 (RFC 8470 §5.2),
@@ -122,7 +130,7 @@ impl Exchange<'_> {
     /// more time.
     pub(super) async fn send(
         &self,
-        request: Request<OutgoingBody>,
+        request: Box<Request<OutgoingBody>>,
         held: &mut Option<LockGuard>,
     ) -> Result<Response<BackendBody>, Refusal> {
         let deadline = held.as_ref().and_then(LockGuard::deadline).cloned();
@@ -147,7 +155,7 @@ impl Exchange<'_> {
     /// As [`Exchange::send`].
     pub(super) async fn send_detachable(
         &self,
-        request: Request<OutgoingBody>,
+        request: Box<Request<OutgoingBody>>,
         held: &mut Option<LockGuard>,
         orphans: &Orphans,
         record: &mut RequestRecord,

@@ -92,8 +92,10 @@ impl Proxy {
         let timeout = ResponseTimeout::new(limit, limits, &mut body);
         let upgrade = upgrade.filter(|_| backend.can_upgrade());
         let (lock, wanted) = (held.as_ref(), upgrade.as_ref());
-        let request =
-            exchange::for_backend(head, body, client, &backend, lock, wanted, record).await;
+        let version = head.version;
+        let mut request =
+            exchange::for_backend(head, body, client, &backend, lock, wanted, record);
+        exchange::pass_interim(&mut request, client, version, &backend, record).await;
         let exchange = Exchange {
             client,
             backend: &backend,
@@ -131,7 +133,8 @@ impl Proxy {
                     answer,
                 })
             }
-            Err(refusal) => Err(self.refuse_turn(client, refusal, held, record).await),
+            // Boxed, because it is rare.
+            Err(refusal) => Err(Box::pin(self.refuse_turn(client, refusal, held, record)).await),
         }
     }
 
