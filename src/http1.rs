@@ -170,12 +170,11 @@ fn request_service<H: Serve>(
         restore_target(&mut request, &state);
         let waits = request.headers().contains_key(EXPECT);
         let request = request.map(|body| ClientBody::new(body, state.link(), waits));
-        let response = handler.clone().serve(client.clone(), request);
+        let (handler, client, state) = (handler.clone(), client.clone(), state.clone());
         let exchange = state.begin_exchange();
-        let state = state.clone();
         // Boxed, because hyper keeps the room of this future for as long as the connection is open.
         Box::pin(async move {
-            let mut response = response.await;
+            let mut response = handler.serve(client, request).await;
             let status = response.status();
             unread_rest::announce(&state, status, response.headers_mut()).await;
             exchange.on_response(response.status());

@@ -78,14 +78,11 @@ mod tunnel;
 /// Or, for a request that reads the answer of another turn, of that.
 pub type TurnBody = Either<Full<Bytes>, SentBody>;
 
-/// The body of a response that a backend has sent.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every response has the large one, and a box would be an allocation for each"
-)]
+/// The body of a response that a backend has sent. Boxed, because hyper moves a response several times before it
+/// reads its body.
 pub enum SentBody {
     /// To this request.
-    Own(GuardedBody),
+    Own(Box<GuardedBody>),
     /// To another request, whose turn it was.
     Viewed(Box<ViewerBody>),
 }
@@ -287,9 +284,7 @@ impl Proxy {
             origin: origin.as_ref(),
             language,
         };
-        // Boxed, because hyper moves a request's future several times before it is polled.
-        let turn = Box::pin(self.request(asked, body, &mut record, &mut format));
-        match turn.await {
+        match self.request(asked, body, &mut record, &mut format).await {
             Ok(RequestResponse::Aside(response)) => {
                 self.respond_aside(client, response, origin.as_ref(), record)
             }
@@ -517,8 +512,8 @@ impl Body for SentBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseAborted>>> {
         match &mut *self {
-            Self::Own(body) => Pin::new(body).poll_frame(cx),
-            Self::Viewed(body) => Pin::new(body).poll_frame(cx),
+            Self::Own(body) => Pin::new(&mut **body).poll_frame(cx),
+            Self::Viewed(body) => Pin::new(&mut **body).poll_frame(cx),
         }
     }
 

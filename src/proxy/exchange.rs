@@ -8,31 +8,33 @@ use std::future::{pending, poll_fn};
 use std::mem::replace;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use http::header::{ACCEPT_ENCODING, RETRY_AFTER};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::end::{End, leave};
 use super::forward::headers::{self, ForwardedInfo};
 use super::forward::upgrade::UpgradeRequest;
 use super::forward::{
-    Backend, BackendBody, ExpiredTimeout, ForwardError, OutgoingBody, ResponseTimeout, SendFuture,
-    pass_interim,
+    self, Backend, BackendBody, ExpiredTimeout, ForwardError, OutgoingBody, ResponseTimeout,
+    SendFuture,
 };
 use super::orphan::Orphans;
 use super::record::RequestRecord;
 use super::refusal::Refusal;
 use crate::answer::AnswerWriter;
+use crate::deadline::{Alarm, Deadline};
 use crate::drain::DrainWatch;
 use crate::listen::ClientConnection;
 use crate::lock::{LockGuard, SentFlag};
 
 /// A request on its way to its backend.
 pub(super) struct Exchange<'t> {
+    pub(super) client: &'t ClientConnection,
     pub(super) backend: &'t Arc<Backend>,
     pub(super) drain: &'t DrainWatch,
     /// `timeouts.response_head`, for the error.
@@ -54,9 +56,9 @@ struct DetachableRequest<'t> {
 }
 
 /// Turns the head and the body of a client's request into a request for `backend`. `held` is the turn's lock,
-/// and `upgrade` the protocol to which the connection is to switch. Interim responses of the backend pass to
-/// the client.
-pub(super) async fn for_backend(
+/// and `upgrade` the protocol to which the connection is to switch. Boxed, because each future on its way has room
+/// for it.
+pub(super) fn for_backend(
     mut head: Parts,
     body: OutgoingBody,
     client: &ClientConnection,
@@ -64,7 +66,7 @@ pub(super) async fn for_backend(
     held: Option<&LockGuard>,
     upgrade: Option<&UpgradeRequest>,
     record: &mut RequestRecord,
-) -> Request<OutgoingBody> {
+) -> Box<Request<OutgoingBody>> {
     let info = ForwardedInfo {
         client: client.ip_value.as_ref(),
         scheme: &client.scheme,
@@ -72,7 +74,6 @@ pub(super) async fn for_backend(
         fence: held.and_then(LockGuard::fence),
         turn: held.map(LockGuard::tag),
     };
-    let version = head.version;
     if record.is_early() {
         // What the client got says nothing of an encoding.
         head.headers.remove(ACCEPT_ENCODING);
@@ -82,17 +83,26 @@ pub(super) async fn for_backend(
     if let Some(upgrade) = upgrade {
         upgrade.add_to(&mut head.headers);
     }
-    let mut request = Request::from_parts(head, body);
+    Box::new(Request::from_parts(head, body))
+}
+
+/// Lets the interim responses to `request` pass to the client of this HTTP version.
+pub(super) async fn pass_interim(
+    request: &mut Request<OutgoingBody>,
+    client: &ClientConnection,
+    version: Version,
+    backend: &Backend,
+    record: &RequestRecord,
+) {
     // HTTP/1.0 has no interim responses, and none may follow the head of the response.
     let interim = client.interim().filter(|_| !record.is_early());
     if let Some(interim) = interim.filter(|_| version == Version::HTTP_11 && backend.can_upgrade())
     {
-        pass_interim(&mut request, move |status, headers| {
+        forward::pass_interim(request, move |status, headers| {
             interim.send(status, headers)
         })
         .await;
     }
-    request
 }
 
 /// Notes in the flag of a turn whether the backend says by its status that it has not run the turn: 425 (RFC 8470 §5.2),
@@ -120,7 +130,7 @@ impl Exchange<'_> {
     /// more time.
     pub(super) async fn send(
         &self,
-        request: Request<OutgoingBody>,
+        request: Box<Request<OutgoingBody>>,
         held: &mut Option<LockGuard>,
     ) -> Result<Response<BackendBody>, Refusal> {
         let deadline = held.as_ref().and_then(LockGuard::deadline).cloned();
@@ -145,7 +155,7 @@ impl Exchange<'_> {
     /// As [`Exchange::send`].
     pub(super) async fn send_detachable(
         &self,
-        request: Request<OutgoingBody>,
+        request: Box<Request<OutgoingBody>>,
         held: &mut Option<LockGuard>,
         orphans: &Orphans,
         record: &mut RequestRecord,
@@ -185,13 +195,7 @@ impl Exchange<'_> {
         held: &mut Option<LockGuard>,
     ) -> Result<Response<BackendBody>, Refusal> {
         let timeout = self.timeout;
-        // An extension moves the lease's end, and a piece of the request moves the timeouts. So the
-        // timer is set again whenever it fires.
-        let next = |held: &Option<LockGuard>| {
-            let lease = held.as_ref().and_then(|held| held.deadline()?.get());
-            lease.map_or(timeout.next(), |lease| lease.min(timeout.next()))
-        };
-        let mut timer = pin!(sleep_until(next(held)));
+        let mut alarm = Alarm::default();
         poll_fn(|cx| {
             loop {
                 if let Some(loss) = held.as_mut().and_then(|held| held.poll_must_stop(cx)) {
@@ -204,11 +208,16 @@ impl Exchange<'_> {
                 if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
                     return Poll::Ready(sent.map_err(Refusal::Backend));
                 }
-                if timer.as_mut().poll(cx).is_pending() {
-                    return Poll::Pending;
-                }
+                // An extension moves the lease's end, and a piece of the request moves the timeouts.
+                let lease = held.as_ref().and_then(LockGuard::deadline);
+                let next = || {
+                    let lease = lease.and_then(Deadline::get);
+                    lease.into_iter().chain([timeout.next()]).min()
+                };
+                ready!(self.client.poll_alarm(&mut alarm, cx, next));
                 match timeout.expired(Instant::now()) {
-                    None => timer.as_mut().reset(next(held)),
+                    // The lease is over, or a timeout has moved.
+                    None => {}
                     Some(ExpiredTimeout::Response) => {
                         let error = self.backend.response_timed_out(self.limit);
                         return Poll::Ready(Err(Refusal::Backend(error)));

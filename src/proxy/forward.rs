@@ -154,7 +154,7 @@ impl Backend {
     /// When there is no connection, or it breaks before the response begins.
     pub(super) async fn send(
         &self,
-        mut request: Request<OutgoingBody>,
+        mut request: Box<Request<OutgoingBody>>,
         is_turn: bool,
         deadline: Option<&Deadline>,
         has_begun: Option<&AtomicBool>,
@@ -187,14 +187,14 @@ impl Backend {
             }
             let again = (is_kept && is_repeatable).then(|| copy_without_body(&request));
             note(true);
-            let mut error = match connection.send(request).await {
+            let mut error = match connection.send(*request).await {
                 Ok(response) => return self.accept(response, connection, may_switch),
                 Err(error) => error,
             };
             match (error.take_message(), again) {
                 (Some(unsent), _) if is_kept => {
                     note(false);
-                    request = unsent;
+                    request = Box::new(unsent);
                 }
                 (_, Some(again)) if !connection.response_start.has_begun() => {
                     is_repeated = true;
@@ -300,8 +300,8 @@ fn is_repeatable(request: &Request<OutgoingBody>) -> bool {
 }
 
 /// A copy of a request that has no body.
-fn copy_without_body(request: &Request<OutgoingBody>) -> Request<OutgoingBody> {
-    let mut copy = Request::new(OutgoingBody::Nothing);
+fn copy_without_body(request: &Request<OutgoingBody>) -> Box<Request<OutgoingBody>> {
+    let mut copy = Box::new(Request::new(OutgoingBody::Nothing));
     copy.method_mut().clone_from(request.method());
     copy.uri_mut().clone_from(request.uri());
     *copy.version_mut() = request.version();

@@ -36,7 +36,7 @@ struct Orphan<W> {
     /// Reads the response to its end.
     work: W,
     held: LockGuard,
-    record: RequestRecord,
+    record: Box<RequestRecord>,
     /// How many bytes of the response's body the client's connection took.
     bytes: u64,
     /// Whether those are all bytes that the backend had sent.
@@ -93,7 +93,7 @@ impl Orphans {
         sending: SendFuture,
         give_up: Instant,
         held: LockGuard,
-        record: RequestRecord,
+        record: Box<RequestRecord>,
         mut answer: OrphanAnswer,
     ) {
         let (idle_stream, bounds) = (self.idle_stream, record.client.clone());
@@ -133,7 +133,7 @@ impl Orphans {
         &self,
         response: OrphanedResponse,
         held: LockGuard,
-        record: RequestRecord,
+        record: Box<RequestRecord>,
         answer: OrphanAnswer,
     ) {
         let OrphanedResponse {

@@ -100,14 +100,15 @@ pub(super) struct RequestRecord {
 // === impl RequestRecord ===
 
 impl RequestRecord {
-    /// Begins the record of a request.
+    /// Begins the record of a request. Boxed, because it moves with the turn, from step to step.
     pub(super) fn begin(
         head: &Parts,
         request_id: String,
         client: Bounds,
         sinks: &Arc<RouteSinks>,
-    ) -> Self {
-        let mut record = Self::new(head.method.clone(), client, Arc::clone(sinks));
+    ) -> Box<Self> {
+        let record = Self::new(head.method.clone(), client, Arc::clone(sinks));
+        let mut record = Box::new(record);
         record.path = head.uri.path().into();
         record.request_id = request_id;
         let tracer = sinks.tracer.as_ref();
@@ -151,11 +152,11 @@ impl RequestRecord {
     }
 
     /// Moves the record to a turn that goes on without its client. The rest records nothing.
-    pub(super) fn take(&mut self) -> Self {
+    pub(super) fn take(&mut self) -> Box<Self> {
         let (client, sinks) = (self.client.clone(), Arc::clone(&self.sinks));
         let mut rest = Self::new(self.method.clone(), client, sinks);
         rest.is_finished = true;
-        mem::replace(self, rest)
+        Box::new(mem::replace(self, rest))
     }
 
     /// Notes the route that took the request, and its index in the configuration.
@@ -283,7 +284,7 @@ impl RequestRecord {
 
     /// Finishes the record of a request that got an error response with this status and of this many bytes, or an event
     /// in its place.
-    pub(super) fn finish_refused(mut self, refusal: &Refusal, status: u16, bytes: u64) {
+    pub(super) fn finish_refused(mut self: Box<Self>, refusal: &Refusal, status: u16, bytes: u64) {
         match self.is_early() {
             true => self.event_status = Some(refusal.status().as_u16()),
             false => self.status = Some(status),
@@ -302,7 +303,7 @@ impl RequestRecord {
 
     /// Finishes the record of a turn that held its lock for `hold` and handed `bytes` of the response's
     /// body to the client's connection.
-    pub(super) fn finish_turn(mut self, end: End, hold: Option<Duration>, bytes: u64) {
+    pub(super) fn finish_turn(mut self: Box<Self>, end: End, hold: Option<Duration>, bytes: u64) {
         self.hold = hold;
         let end = match end {
             End::Disconnected(None) => End::Disconnected(self.client.ended()),
@@ -319,7 +320,7 @@ impl RequestRecord {
     /// Finishes the record of a turn that went on without its client, and ended as `end` says. `has_all`: the
     /// client had got every byte of the body when it left, so it left at the end, as clients of MCP do.
     pub(super) fn finish_without_client(
-        mut self,
+        mut self: Box<Self>,
         end: End,
         hold: Option<Duration>,
         bytes: u64,

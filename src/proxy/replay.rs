@@ -199,7 +199,7 @@ impl Proxy {
         client: &ClientConnection,
         response: AsideResponse,
         origin: Option<&RequestOrigin>,
-        mut record: RequestRecord,
+        mut record: Box<RequestRecord>,
     ) -> Response<TurnBody> {
         let idle_stream = self.config.timeouts.idle_stream;
         client.bounds.end_when_silent(idle_stream);

@@ -92,9 +92,12 @@ impl Proxy {
         let timeout = ResponseTimeout::new(limit, limits, &mut body);
         let upgrade = upgrade.filter(|_| backend.can_upgrade());
         let (lock, wanted) = (held.as_ref(), upgrade.as_ref());
-        let request =
-            exchange::for_backend(head, body, client, &backend, lock, wanted, record).await;
+        let version = head.version;
+        let mut request =
+            exchange::for_backend(head, body, client, &backend, lock, wanted, record);
+        exchange::pass_interim(&mut request, client, version, &backend, record).await;
         let exchange = Exchange {
+            client,
             backend: &backend,
             drain: &self.shared.drain,
             limit,
@@ -130,7 +133,8 @@ impl Proxy {
                     answer,
                 })
             }
-            Err(refusal) => Err(self.refuse_turn(client, refusal, held, record).await),
+            // Boxed, because it is rare.
+            Err(refusal) => Err(Box::pin(self.refuse_turn(client, refusal, held, record)).await),
         }
     }
 
@@ -188,7 +192,7 @@ impl Proxy {
         &self,
         client: &ClientConnection,
         answered: AnsweredTurn,
-        mut record: RequestRecord,
+        mut record: Box<RequestRecord>,
     ) -> Response<TurnBody> {
         let AnsweredTurn {
             mut response,
@@ -230,7 +234,8 @@ impl Proxy {
             has_length: head.headers.contains_key(CONTENT_LENGTH),
         };
         let filler = SilenceFiller::for_response(filled, record.keep_alive(), idle_stream);
-        let mut body = GuardedBody::new(body, held, orphans, record, filler, answer);
+        let body = GuardedBody::new(body, held, orphans, record, filler, answer);
+        let mut body = Box::new(body);
         body.release_if_empty().await;
         Response::from_parts(head, Either::Right(SentBody::Own(body)))
     }

@@ -31,7 +31,7 @@ use crate::wire::{Ended, FlushWait};
 pub struct GuardedBody {
     state: StreamState,
     /// The request's record; `None` once it is finished or handed over.
-    record: Option<RequestRecord>,
+    record: Option<Box<RequestRecord>>,
     /// Where the turn goes on when its client is gone; `None`: it is cancelled.
     orphans: Option<Arc<Orphans>>,
     /// How many bytes of the body the client's connection took.
@@ -94,7 +94,7 @@ impl GuardedBody {
         backend: BackendBody,
         held: Option<LockGuard>,
         orphans: Option<Arc<Orphans>>,
-        record: RequestRecord,
+        record: Box<RequestRecord>,
         filler: Option<SilenceFiller>,
         answer: Option<Box<AnswerWriter>>,
     ) -> Self {
@@ -130,7 +130,7 @@ impl GuardedBody {
     /// How a turn ends whose response is whole: not as complete if its client takes nothing any more.
     fn whole_end(&self) -> End {
         let is_lost = |record: &RequestRecord| record.client.is_unacknowledged();
-        match self.record.as_ref().is_some_and(is_lost) {
+        match self.record.as_deref().is_some_and(is_lost) {
             true => End::Disconnected(Some(Ended::PeerGone)),
             false => End::Complete,
         }
@@ -216,7 +216,7 @@ impl Body for GuardedBody {
                                 .grace
                                 .get_or_insert_with(|| Box::pin(sleep(INTERRUPT_GRACE)));
                             if grace.as_mut().poll(cx).is_pending() {
-                                ready!(poll_written(&mut this.written, cx, &this.record));
+                                ready!(poll_written(&mut this.written, cx, this.record.as_deref()));
                             }
                         }
                         this.cut_off(loss);
@@ -280,7 +280,7 @@ impl Body for GuardedBody {
                         answer.end_whole();
                     }
                     if !is_whole {
-                        ready!(poll_written(&mut this.written, cx, &this.record));
+                        ready!(poll_written(&mut this.written, cx, this.record.as_deref()));
                     }
                     let (hold, last) = (leaving.hold, last.take());
                     let end = match &last {
@@ -342,7 +342,7 @@ impl Drop for GuardedBody {
                 let end = match last {
                     Some(Err(_)) => End::UpstreamAborted,
                     // The client has had every byte, and only the end is missing.
-                    None if self.record.as_ref().is_some_and(has_all) => self.whole_end(),
+                    None if self.record.as_deref().is_some_and(has_all) => self.whole_end(),
                     _ => End::Disconnected(None),
                 };
                 let hold = leaving.hold;
@@ -365,7 +365,7 @@ impl Drop for GuardedBody {
 fn poll_written(
     written: &mut FlushWait,
     cx: &mut Context<'_>,
-    record: &Option<RequestRecord>,
+    record: Option<&RequestRecord>,
 ) -> Poll<()> {
     match record {
         Some(record) => record.client.poll_flushed(written, cx),

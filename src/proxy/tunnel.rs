@@ -115,7 +115,7 @@ impl Tunnels {
         &self,
         ends: TunnelEndpoints,
         held: Option<LockGuard>,
-        record: RequestRecord,
+        record: Box<RequestRecord>,
     ) {
         let tunnel = run(ends, held, record, self.drain.clone());
         self.turns.spawn_on(tunnel, &self.runtime);
@@ -125,7 +125,7 @@ impl Tunnels {
 async fn run(
     ends: TunnelEndpoints,
     mut held: Option<LockGuard>,
-    record: RequestRecord,
+    record: Box<RequestRecord>,
     mut drain: DrainWatch,
 ) {
     let TunnelEndpoints {

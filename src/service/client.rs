@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::Context;
+use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
@@ -12,8 +12,10 @@ use http::uri::Scheme;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::bad_request::BadRequest;
+use crate::deadline::Alarm;
 use crate::http_syntax;
 use crate::wire::Bounds;
 
@@ -51,6 +53,9 @@ struct ClientLinkState {
     body: Mutex<CurrentBody>,
     /// Wakes the connection's task when a handler has dropped the current body.
     body_waker: AtomicWaker,
+    /// The timer of the requests, which come one after another. It stays set when a request is over, so that the next one
+    /// need not set it.
+    alarm: Mutex<Alarm>,
 }
 
 /// The body of the request that was handed out last.
@@ -84,6 +89,20 @@ impl ClientConnection {
         self.link
             .as_ref()
             .is_some_and(ClientLink::is_client_waiting)
+    }
+
+    /// Ready once the moment that `due` gives has passed; see [`Alarm::poll`]. Over HTTP/2, where requests run at once,
+    /// `own` is the timer. Call this in the task that serves the request.
+    pub fn poll_alarm(
+        &self,
+        own: &mut Alarm,
+        cx: &mut Context<'_>,
+        due: impl Fn() -> Option<Instant>,
+    ) -> Poll<()> {
+        match &self.link {
+            Some(link) => link.0.alarm.lock().poll(cx, due),
+            None => own.poll(cx, due),
+        }
     }
 
     /// Why the rest of the request's body can't be read; `None`: the client isn't at fault.

@@ -6,6 +6,7 @@ use std::mem;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::future::Either;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
@@ -141,14 +142,15 @@ impl PooledConnection {
     ///
     /// # Errors
     /// When the connection breaks. The error has the request if no byte of it was sent.
-    pub(super) async fn send(
+    pub(super) fn send(
         &mut self,
         request: Request<OutgoingBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<OutgoingBody>>> {
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<OutgoingBody>>>> + use<>
+    {
         self.response_start.reset();
         match &mut self.sender {
-            RequestSender::Http1(sender) => sender.try_send_request(request).await,
-            RequestSender::Http2(sender) => sender.try_send_request(request).await,
+            RequestSender::Http1(sender) => Either::Left(sender.try_send_request(request)),
+            RequestSender::Http2(sender) => Either::Right(sender.try_send_request(request)),
         }
     }
 

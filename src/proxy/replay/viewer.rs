@@ -21,7 +21,7 @@ use crate::wire::{Ended, FlushWait};
 pub struct ViewerBody {
     reader: AnswerReader,
     /// The request's record; `None` once it is finished.
-    record: Option<RequestRecord>,
+    record: Option<Box<RequestRecord>>,
     /// Keeps the client while the answer's event stream is silent; `None`: it isn't kept.
     filler: Option<SilenceFiller>,
     /// Waits for what was handed to the connection, before the response is cut off.
@@ -40,7 +40,7 @@ impl ViewerBody {
     pub(super) fn new(
         reader: AnswerReader,
         viewer: ViewerGauge,
-        mut record: RequestRecord,
+        mut record: Box<RequestRecord>,
         filler: Option<SilenceFiller>,
     ) -> Self {
         let answer = reader.answer();
