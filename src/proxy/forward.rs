@@ -34,6 +34,7 @@ pub(super) use upload::{ReadAheadLimit, Upload};
 
 mod backend_io;
 mod connect;
+mod exchange_notes;
 pub(super) mod headers;
 mod pool;
 mod response_timeout;
@@ -196,7 +197,7 @@ impl Backend {
                     note(false);
                     request = unsent;
                 }
-                (_, Some(again)) if !connection.response_start.has_begun() => {
+                (_, Some(again)) if !connection.notes.has_begun() => {
                     is_repeated = true;
                     request = again;
                 }
@@ -213,9 +214,7 @@ impl Backend {
         may_switch: bool,
     ) -> Result<Response<BackendBody>, ForwardError> {
         let status = response.status();
-        if let Some(reason) = connection.response_start.lost_reason(status) {
-            response.extensions_mut().insert(reason);
-        }
+        connection.notes.complete(&mut response);
         if status == StatusCode::SWITCHING_PROTOCOLS {
             return match may_switch {
                 true => Ok(response.map(|body| BackendBody::switching(body, connection))),

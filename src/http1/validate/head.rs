@@ -6,6 +6,7 @@ use memchr::memchr;
 
 use super::field::{self, HeaderField};
 use super::fields::{BodyFraming, HeaderFields};
+use crate::header_names::OriginalNames;
 use crate::http_syntax::{byte_table, is_token, is_token_byte};
 use crate::service::{BadRequest, RequestLine};
 
@@ -28,6 +29,8 @@ pub(super) struct HeadReader {
     line: HeadLine,
     options_target: Option<OptionsTarget>,
     fields: HeaderFields,
+    /// A name so far has an upper-case letter.
+    has_upper: bool,
 }
 
 /// Positions in the first line, in bytes from the head's start.
@@ -49,6 +52,8 @@ pub(super) struct CompleteHead {
     pub(super) has_upgrade: bool,
     /// `None` unless this is an OPTIONS request whose target has a scheme and a host, and no path but `/`.
     pub(super) options_target: Option<OptionsTarget>,
+    /// The names of the fields; `None`: they are in lower case.
+    pub(super) names: Option<OriginalNames>,
 }
 
 /// What an OPTIONS request asks about whose target is only a scheme and a host, perhaps with a `/`. hyper hands
@@ -93,11 +98,19 @@ impl HeadReader {
                     framing: self.fields.framing()?,
                     has_upgrade: self.fields.has_upgrade(),
                     options_target: self.options_target,
+                    names: self
+                        .has_upper
+                        .then(|| OriginalNames::in_head(&bytes[..self.line_start])),
                 };
                 *self = Self::default();
                 return Ok(Some(head));
             } else {
-                let HeaderField { name, value } = field::parse(line)?;
+                let HeaderField {
+                    name,
+                    value,
+                    has_upper,
+                } = field::parse(line)?;
+                self.has_upper |= has_upper;
                 self.fields.add(name, value)?;
             }
         }

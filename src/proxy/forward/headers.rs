@@ -31,6 +31,8 @@ const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
 /// The prefix of the proxy's own headers, which nobody else may set.
 const OWN: &[u8] = b"x-seriatim-";
 
@@ -79,8 +81,22 @@ impl RequestIds {
     }
 
     fn next(&self) -> String {
-        let number = self.issued.fetch_add(1, Ordering::Relaxed);
-        format!("{}{number:x}", self.start)
+        let mut number = self.issued.fetch_add(1, Ordering::Relaxed);
+        // Not by the formatter, which costs three times as much as the rest of this.
+        let mut digits = [0; 16];
+        let mut at = digits.len();
+        loop {
+            at -= 1;
+            digits[at] = HEX[(number % 16) as usize];
+            number /= 16;
+            if number == 0 {
+                break;
+            }
+        }
+        let mut id = String::with_capacity(self.start.len() + digits.len());
+        id.push_str(&self.start);
+        id.extend(digits[at..].iter().copied().map(char::from));
+        id
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::OutgoingBody;
-use super::backend_io::ResponseStart;
+use super::exchange_notes::ExchangeNotes;
 use crate::wire::Bounds;
 
 /// Idle connections, the one used last at the end. Cheap to clone.
@@ -25,8 +25,8 @@ pub(super) struct PooledConnection {
     pub(super) bounds: Bounds,
     pub(super) sender: RequestSender,
     pub(super) tasks: ConnectionTask,
-    /// What has arrived of the response to the last request.
-    pub(super) response_start: ResponseStart,
+    /// What is noted of the last request and its response.
+    pub(super) notes: ExchangeNotes,
     /// When the connection was opened.
     pub(super) opened: Instant,
     /// Where the connection goes when it is given back.
@@ -127,7 +127,7 @@ impl PooledConnection {
         &mut self,
         request: Request<OutgoingBody>,
     ) -> Result<Response<Incoming>, TrySendError<Request<OutgoingBody>>> {
-        self.response_start.reset();
+        self.notes.begin(request.extensions().get());
         match &mut self.sender {
             RequestSender::Http1(sender) => sender.try_send_request(request).await,
             RequestSender::Http2(sender) => sender.try_send_request(request).await,
@@ -211,7 +211,7 @@ mod tests {
             bounds: Bounds::default(),
             sender: RequestSender::Http1(sender),
             tasks: ConnectionTask::One(tokio::spawn(driver).abort_handle()),
-            response_start: ResponseStart::default(),
+            notes: ExchangeNotes::default(),
             opened: Instant::now(),
             pool: pool.clone(),
         }

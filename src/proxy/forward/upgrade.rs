@@ -23,8 +23,9 @@ impl UpgradeRequest {
     /// Takes the upgrade out of a request; `None`: it asks for none that may pass. Call this before the
     /// hop-by-hop headers are removed.
     pub(in crate::proxy) fn take_from(head: &mut Parts) -> Option<Self> {
-        let protocol = protocol(head)?;
+        // First, because hyper gives it to few requests.
         let client = head.extensions.remove()?;
+        let protocol = protocol(head)?;
         Some(Self { protocol, client })
     }
 
