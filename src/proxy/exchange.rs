@@ -21,14 +21,13 @@ use super::forward::headers::{self, ForwardedInfo};
 use super::forward::upgrade::UpgradeRequest;
 use super::forward::{
     Backend, BackendBody, ExpiredTimeout, ForwardError, OutgoingBody, ResponseTimeout, SendFuture,
-    pass_interim,
 };
 use super::orphan::Orphans;
 use super::record::RequestRecord;
 use super::refusal::Refusal;
 use crate::answer::AnswerWriter;
 use crate::drain::DrainWatch;
-use crate::listen::ClientConnection;
+use crate::listen::{ClientConnection, InterimResponses};
 use crate::lock::{LockGuard, SentFlag};
 
 /// A request on its way to its backend.
@@ -38,6 +37,8 @@ pub(super) struct Exchange<'t> {
     /// `timeouts.response_head`, for the error.
     pub(super) limit: Duration,
     pub(super) timeout: &'t ResponseTimeout,
+    /// Where interim responses of the backend go; `None`: they are left out.
+    pub(super) interim: Option<InterimResponses>,
 }
 
 /// A turn that goes on when its client is gone before the response began. Dropping it hands it over.
@@ -54,9 +55,8 @@ struct DetachableRequest<'t> {
 }
 
 /// Turns the head and the body of a client's request into a request for `backend`. `held` is the turn's lock,
-/// and `upgrade` the protocol to which the connection is to switch. Interim responses of the backend pass to
-/// the client.
-pub(super) async fn for_backend(
+/// and `upgrade` the protocol to which the connection is to switch.
+pub(super) fn for_backend(
     mut head: Parts,
     body: OutgoingBody,
     client: &ClientConnection,
@@ -72,7 +72,6 @@ pub(super) async fn for_backend(
         fence: held.and_then(LockGuard::fence),
         turn: held.map(LockGuard::tag),
     };
-    let version = head.version;
     if record.is_early() {
         // What the client got says nothing of an encoding.
         head.headers.remove(ACCEPT_ENCODING);
@@ -82,17 +81,18 @@ pub(super) async fn for_backend(
     if let Some(upgrade) = upgrade {
         upgrade.add_to(&mut head.headers);
     }
-    let mut request = Request::from_parts(head, body);
-    // HTTP/1.0 has no interim responses, and none may follow the head of the response.
-    let interim = client.interim().filter(|_| !record.is_early());
-    if let Some(interim) = interim.filter(|_| version == Version::HTTP_11 && backend.can_upgrade())
-    {
-        pass_interim(&mut request, move |status, headers| {
-            interim.send(status, headers)
-        })
-        .await;
-    }
-    request
+    Request::from_parts(head, body)
+}
+
+/// Where interim responses to a request of this version go; `None`: they are left out. HTTP/1.0 has none, and none may
+/// follow the head of the response.
+pub(super) fn interim_for(
+    client: &ClientConnection,
+    version: Version,
+    record: &RequestRecord,
+) -> Option<InterimResponses> {
+    let interim = client.interim();
+    interim.filter(|_| version == Version::HTTP_11 && !record.is_early())
 }
 
 /// Notes in the flag of a turn whether the backend says by its status that it has not run the turn: 425 (RFC 8470 §5.2),
@@ -128,9 +128,13 @@ impl Exchange<'_> {
         let flag = held.as_ref().and_then(LockGuard::sent_flag).cloned();
         let sending = pin!(async {
             let has_begun = flag.as_ref().map(SentFlag::as_bool);
-            let sending = self
-                .backend
-                .send(request, is_turn, deadline.as_ref(), has_begun);
+            let sending = self.backend.send(
+                request,
+                is_turn,
+                deadline.as_ref(),
+                has_begun,
+                self.interim.as_ref(),
+            );
             sending
                 .await
                 .inspect(|response| note_refusal(response, flag.as_ref()))
@@ -154,11 +158,18 @@ impl Exchange<'_> {
         let deadline = held.as_ref().and_then(LockGuard::deadline).cloned();
         let flag = held.as_ref().and_then(LockGuard::sent_flag).cloned();
         let (backend, flag) = (Arc::clone(self.backend), flag.unwrap_or_default());
+        let interim = self.interim.clone();
         let mut detachable = DetachableRequest {
             has_begun: flag.clone(),
             sending: Box::pin(async move {
                 let (is_turn, has_begun) = (true, Some(flag.as_bool()));
-                let sending = backend.send(request, is_turn, deadline.as_ref(), has_begun);
+                let sending = backend.send(
+                    request,
+                    is_turn,
+                    deadline.as_ref(),
+                    has_begun,
+                    interim.as_ref(),
+                );
                 sending
                     .await
                     .inspect(|response| note_refusal(response, Some(&flag)))

@@ -92,13 +92,14 @@ impl Proxy {
         let timeout = ResponseTimeout::new(limit, limits, &mut body);
         let upgrade = upgrade.filter(|_| backend.can_upgrade());
         let (lock, wanted) = (held.as_ref(), upgrade.as_ref());
-        let request =
-            exchange::for_backend(head, body, client, &backend, lock, wanted, record).await;
+        let interim = exchange::interim_for(client, head.version, record);
+        let request = exchange::for_backend(head, body, client, &backend, lock, wanted, record);
         let exchange = Exchange {
             backend: &backend,
             drain: &self.shared.drain,
             limit,
             timeout: &timeout,
+            interim,
         };
         let orphans = goes_on.then_some(&self.orphans);
         let sent = match orphans {

@@ -1,16 +1,22 @@
 //! What the sender of a request and the stream of its connection tell each other about the two heads, because hyper
-//! doesn't: the letter case of names both ways, and reason phrases beyond ASCII.
+//! doesn't: the letter case of names both ways, reason phrases beyond ASCII, and interim responses (RFC 9110 §15.2).
+//! For those, hyper has a callback, but its cost is an allocation or four for each request.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Poll, Waker};
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 use memchr::memchr;
 use parking_lot::Mutex;
 
+use super::headers::clean_response_headers;
 use crate::header_names::OriginalNames;
+use crate::http_syntax::trim;
+use crate::listen::InterimResponses;
 
 /// What is noted of the request that was sent last on a connection, and of its response. Clones share it.
 #[derive(Clone, Default)]
@@ -26,6 +32,15 @@ struct NotesState {
     request_names: Mutex<Option<OriginalNames>>,
     has_lost: AtomicBool,
     lost: Mutex<LostParts>,
+    /// Where interim responses go, until the final one; `None`: they are left out.
+    interim: Mutex<Option<InterimTarget>>,
+}
+
+/// Where the interim responses to a request go.
+pub(super) struct InterimTarget {
+    responses: InterimResponses,
+    /// Wakes the task that writes them.
+    waker: Waker,
 }
 
 /// What hyper loses of the head of a response.
@@ -57,7 +72,8 @@ const MAX_HEAD: usize = 512 << 10;
 
 impl ExchangeNotes {
     /// Forgets the last exchange, before a request is sent whose names these are; `None`: they are in lower case.
-    pub(super) fn begin(&self, names: Option<&OriginalNames>) {
+    /// Interim responses go to `interim`; `None`: they are left out.
+    pub(super) fn begin(&self, names: Option<&OriginalNames>, interim: Option<InterimTarget>) {
         let notes = &*self.0;
         notes.has_begun.store(false, Ordering::Relaxed);
         notes.has_head.store(false, Ordering::Relaxed);
@@ -67,6 +83,7 @@ impl ExchangeNotes {
         }
         let has_names = names.is_some();
         notes.has_request_names.store(has_names, Ordering::Relaxed);
+        *notes.interim.lock() = interim;
     }
 
     /// Takes the names of the request; `None`: they are in lower case.
@@ -86,6 +103,7 @@ impl ExchangeNotes {
     /// Adds to a response of HTTP/1 what hyper has lost of its head: the names of its fields as they were sent, and its
     /// reason phrase (RFC 9112 §4), for hyper keeps phrases in ASCII only.
     pub(super) fn complete<B>(&self, response: &mut Response<B>) {
+        self.0.interim.lock().take();
         if !self.0.has_lost.load(Ordering::Relaxed) {
             return;
         }
@@ -108,7 +126,12 @@ impl ExchangeNotes {
         let Some(reader) = reader else {
             return;
         };
-        if let Some(lost) = reader.read(arrived) {
+        let on_interim = |head: &[u8]| {
+            if let Some(target) = &*notes.interim.lock() {
+                target.pass(head);
+            }
+        };
+        if let Some(lost) = reader.read(arrived, on_interim) {
             notes.has_head.store(true, Ordering::Relaxed);
             if !lost.line.is_empty() || lost.names.is_some() {
                 *notes.lost.lock() = lost;
@@ -131,10 +154,11 @@ fn reason(line: &[u8], status: StatusCode) -> Option<ReasonPhrase> {
 // === impl ResponseHeadReader ===
 
 impl ResponseHeadReader {
-    /// Reads on in bytes that have arrived; `None`: the final response's head isn't complete.
-    fn read(&mut self, arrived: &[u8]) -> Option<LostParts> {
+    /// Reads on in bytes that have arrived, and hands the heads of interim responses to `on_interim`. `None`: the final
+    /// response's head isn't complete.
+    fn read(&mut self, arrived: &[u8], on_interim: impl Fn(&[u8])) -> Option<LostParts> {
         if self.begun.is_empty() {
-            let (lost, rest) = self.read_heads(arrived);
+            let (lost, rest) = self.read_heads(arrived, on_interim);
             if lost.is_none() {
                 self.begun.extend_from_slice(rest);
             }
@@ -145,7 +169,7 @@ impl ResponseHeadReader {
         if begun.len() + arrived.len() <= MAX_HEAD {
             begun.extend_from_slice(arrived);
         }
-        let (lost, rest) = self.read_heads(&begun);
+        let (lost, rest) = self.read_heads(&begun, on_interim);
         if lost.is_none() {
             let read = begun.len() - rest.len();
             begun.drain(..read);
@@ -156,7 +180,11 @@ impl ResponseHeadReader {
 
     /// Reads `bytes`, which begin with a head. Gives what the final head has that hyper loses, and else the beginning of
     /// a head that isn't complete.
-    fn read_heads<'b>(&mut self, mut bytes: &'b [u8]) -> (Option<LostParts>, &'b [u8]) {
+    fn read_heads<'b>(
+        &mut self,
+        mut bytes: &'b [u8],
+        on_interim: impl Fn(&[u8]),
+    ) -> (Option<LostParts>, &'b [u8]) {
         while let Some(found) = memchr(b'\n', &bytes[self.searched..]) {
             let end = self.searched + found;
             let line = &bytes[self.line_start..end];
@@ -171,11 +199,24 @@ impl ResponseHeadReader {
             let (head, rest) = bytes.split_at(end + 1);
             let has_upper = self.has_upper;
             *self = Self::default();
-            // hyper, too, skips empty lines before the first one.
-            if !is_first && let Some(lost) = LostParts::of_head(head, has_upper) {
-                return (Some(lost), rest);
-            }
             bytes = rest;
+            // hyper, too, skips empty lines before the first one.
+            if is_first {
+                continue;
+            }
+            let (line, _) = split_head(head);
+            if is_interim(line) {
+                on_interim(head);
+                continue;
+            }
+            let lost = LostParts {
+                line: match line.is_ascii() {
+                    true => Vec::new(),
+                    false => line.to_vec(),
+                },
+                names: has_upper.then(|| OriginalNames::in_head(head)),
+            };
+            return (Some(lost), rest);
         }
         self.searched = bytes.len();
         (None, bytes)
@@ -184,30 +225,69 @@ impl ResponseHeadReader {
 
 /// Whether the name in a field's line has an upper-case letter.
 fn has_upper_name(line: &[u8]) -> bool {
-    let name = line.iter().take_while(|byte| **byte != b':');
-    name.fold(false, |has, byte| has | byte.is_ascii_uppercase())
+    let first = line.iter().find(|byte| matches!(byte, b':' | b'A'..=b'Z'));
+    first.is_some_and(|byte| *byte != b':')
 }
 
-// === impl LostParts ===
+/// The first line of a head, without its end, and the other lines.
+fn split_head(head: &[u8]) -> (&[u8], &[u8]) {
+    let (line, fields) = match memchr(b'\n', head) {
+        Some(end) => (&head[..end], &head[end + 1..]),
+        None => (head, &[][..]),
+    };
+    (line.strip_suffix(b"\r").unwrap_or(line), fields)
+}
 
-impl LostParts {
-    /// `None`: the head is that of an interim response, after which HTTP goes on.
-    fn of_head(head: &[u8], has_upper: bool) -> Option<Self> {
-        let end = memchr(b'\n', head).unwrap_or(head.len());
-        let line = &head[..end];
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let status = line.get(9..12).unwrap_or_default();
-        if status.starts_with(b"1") && status != b"101" {
-            return None;
-        }
-        Some(Self {
-            line: match line.is_ascii() {
-                true => Vec::new(),
-                false => line.to_vec(),
-            },
-            names: has_upper.then(|| OriginalNames::in_head(head)),
-        })
+/// Whether HTTP goes on after a response with this first line, and the final response follows.
+fn is_interim(line: &[u8]) -> bool {
+    let status = line.get(9..12).unwrap_or_default();
+    status.starts_with(b"1") && status != b"101"
+}
+
+// === impl InterimTarget ===
+
+impl InterimTarget {
+    /// A target whose task is the one that awaits this.
+    pub(super) async fn new(responses: InterimResponses) -> Self {
+        let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+        Self { responses, waker }
     }
+
+    /// Passes on an interim response with this head. A 100 is left out, because the proxy itself asks the client for
+    /// the body; so is a head that hyper refuses.
+    fn pass(&self, head: &[u8]) {
+        if let Some((status, mut headers)) = parse_interim(head)
+            && status != StatusCode::CONTINUE
+        {
+            clean_response_headers(&mut headers);
+            self.responses.send(status, &headers);
+            self.waker.wake_by_ref();
+        }
+    }
+}
+
+/// The status and the fields of an interim response; `None`: its head is malformed.
+fn parse_interim(head: &[u8]) -> Option<(StatusCode, HeaderMap)> {
+    let (line, fields) = split_head(head);
+    let status = line
+        .strip_prefix(b"HTTP/1.1 ")
+        .or_else(|| line.strip_prefix(b"HTTP/1.0 "))?;
+    let (status, reason) = status.split_at_checked(3)?;
+    let status = StatusCode::from_bytes(status).ok()?;
+    if !matches!(reason, [] | [b' ', ..]) {
+        return None;
+    }
+    let mut headers = HeaderMap::new();
+    for field in fields.split(|byte| *byte == b'\n') {
+        let field = field.strip_suffix(b"\r").unwrap_or(field);
+        if !field.is_empty() {
+            let end = memchr(b':', field)?;
+            let name = HeaderName::from_bytes(&field[..end]).ok()?;
+            let value = HeaderValue::from_bytes(trim(&field[end + 1..])).ok()?;
+            headers.append(name, value);
+        }
+    }
+    Some((status, headers))
 }
 
 #[cfg(test)]
@@ -224,7 +304,7 @@ mod tests {
         let mut response = Response::new(());
         *response.status_mut() = StatusCode::from_u16(status).expect("a status");
         notes.complete(&mut response);
-        notes.begin(None);
+        notes.begin(None, None);
         assert!(!notes.has_begun(), "the next response has not begun");
         let mut next = Response::new(());
         notes.complete(&mut next);
@@ -260,6 +340,26 @@ mod tests {
     }
 
     #[test]
+    fn an_interim_head_that_hyper_refuses_does_not_pass() {
+        let parsed = parse_interim(b"HTTP/1.1 103 Early\r\nLink: a\r\nlink:\t b \r\n\r\n");
+        let (status, headers) = parsed.expect("it is valid");
+        assert_eq!(status, StatusCode::EARLY_HINTS);
+        let links: Vec<_> = headers.get_all("link").iter().collect();
+        assert_eq!(links, ["a", "b"], "without white space around them");
+        for head in [
+            "HTTP/1.1 103\r\na : b\r\n\r\n",
+            "HTTP/1.1 103\r\n a: b\r\n\r\n",
+            "HTTP/1.1 103\r\na: b\x01\r\n\r\n",
+            "HTTP/1.1 103\r\na\r\n\r\n",
+            "HTTP/1.1 103\r\n: a\r\n\r\n",
+            "HTTP/1.1 1030\r\n\r\n",
+            "HTTP/2.0 103\r\n\r\n",
+        ] {
+            assert!(parse_interim(head.as_bytes()).is_none(), "{head:?}");
+        }
+    }
+
+    #[test]
     fn a_reason_belongs_to_its_own_status() {
         let head = "HTTP/1.1 200 成功\r\n\r\n".as_bytes();
         assert!(lost(&[head], 202).extensions().is_empty());
@@ -270,7 +370,7 @@ mod tests {
         let mut reader = ResponseHeadReader::default();
         for _ in 0..10 {
             assert!(
-                reader.read(&[0xff; MAX_HEAD / 4]).is_none(),
+                reader.read(&[0xff; MAX_HEAD / 4], |_| {}).is_none(),
                 "it has no end"
             );
         }

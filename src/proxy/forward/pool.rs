@@ -13,7 +13,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::OutgoingBody;
-use super::exchange_notes::ExchangeNotes;
+use super::exchange_notes::{ExchangeNotes, InterimTarget};
+use crate::listen::InterimResponses;
 use crate::wire::Bounds;
 
 /// Idle connections, the one used last at the end. Cheap to clone.
@@ -119,15 +120,21 @@ impl Pool {
 // === impl PooledConnection ===
 
 impl PooledConnection {
-    /// Sends a request, and returns when the head of the response has arrived.
+    /// Sends a request, and returns when the head of the response has arrived. Until then, interim responses pass to
+    /// `interim`; `None`: they are left out.
     ///
     /// # Errors
     /// When the connection breaks. The error has the request if no byte of it was sent.
     pub(super) async fn send(
         &mut self,
         request: Request<OutgoingBody>,
+        interim: Option<&InterimResponses>,
     ) -> Result<Response<Incoming>, TrySendError<Request<OutgoingBody>>> {
-        self.notes.begin(request.extensions().get());
+        let interim = match interim {
+            Some(responses) => Some(InterimTarget::new(responses.clone()).await),
+            None => None,
+        };
+        self.notes.begin(request.extensions().get(), interim);
         match &mut self.sender {
             RequestSender::Http1(sender) => sender.try_send_request(request).await,
             RequestSender::Http2(sender) => sender.try_send_request(request).await,
@@ -227,7 +234,7 @@ mod tests {
 
     async fn ask(connection: &mut PooledConnection) {
         let request = Request::new(OutgoingBody::Nothing);
-        let sent = connection.send(request).await;
+        let sent = connection.send(request, None).await;
         sent.unwrap_or_else(|error| panic!("no response: {:?}", error.error()));
         if let RequestSender::Http1(sender) = &mut connection.sender {
             sender.ready().await.expect("it stays open");
