@@ -168,8 +168,7 @@ fn request_service<H: Serve>(
     service_fn(move |mut request: Request<Incoming>| {
         restore_target(&mut request, &state);
         let waits = request.headers().contains_key(EXPECT);
-        let request = request.map(|body| ClientBody::new(body, state.link(), waits));
-        let mut request = request;
+        let mut request = request.map(|body| ClientBody::new(body, state.link(), waits));
         if let Some(names) = state.take_request_names() {
             request.extensions_mut().insert(names);
         }

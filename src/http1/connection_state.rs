@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use http::StatusCode;
 use parking_lot::Mutex;
@@ -33,7 +33,9 @@ struct ConnectionShared {
     options_targets: Mutex<VecDeque<OptionsTarget>>,
     /// The names of requests and of a response that are not in lower case.
     names: Mutex<PendingNames>,
+    /// There are names of requests that hyper has not handed out yet.
     has_request_names: AtomicBool,
+    /// There are names of a response that hyper has not written yet.
     has_response_names: AtomicBool,
     /// When the head that is being received must be complete; unset: no head is.
     head_due: AtomicInstant,
@@ -228,7 +230,7 @@ impl ConnectionState {
         self.0.has_request_names.store(true, Ordering::Relaxed);
     }
 
-    /// Takes the names of the request with this number, which hyper hands out; `None`: they are in lower case.
+    /// Takes the names of the request that hyper has just handed out; `None`: they are in lower case.
     pub(super) fn take_request_names(&self) -> Option<OriginalNames> {
         if !self.0.has_request_names.load(Ordering::Relaxed) {
             return None;
@@ -237,10 +239,14 @@ impl ConnectionState {
         let mut pending = self.0.names.lock();
         let (_, length) = *pending.lengths.front().filter(|(of, _)| *of == request)?;
         pending.lengths.pop_front();
-        let names = pending.requests.split_to(length).freeze();
-        let has_more = !pending.lengths.is_empty();
-        self.0.has_request_names.store(has_more, Ordering::Relaxed);
-        Some(OriginalNames::from_bytes(names))
+        let names = OriginalNames::from_bytes(&pending.requests[..length]);
+        pending.requests.advance(length);
+        if pending.lengths.is_empty() {
+            // Frees the buffer, which may have had many requests.
+            pending.requests = BytesMut::new();
+            self.0.has_request_names.store(false, Ordering::Relaxed);
+        }
+        Some(names)
     }
 
     /// Sets the names of the response that hyper writes next.

@@ -6,7 +6,7 @@ use memchr::memchr;
 
 use super::field::{self, HeaderField};
 use super::fields::{BodyFraming, HeaderFields};
-use crate::header_names::OriginalNames;
+use crate::header_names::{NameCollector, OriginalNames};
 use crate::http_syntax::{byte_table, is_token, is_token_byte};
 use crate::service::{BadRequest, RequestLine};
 
@@ -29,8 +29,9 @@ pub(super) struct HeadReader {
     line: HeadLine,
     options_target: Option<OptionsTarget>,
     fields: HeaderFields,
-    /// A name so far has an upper-case letter.
-    has_upper: bool,
+    /// Where the lines of the fields begin.
+    fields_start: usize,
+    names: NameCollector,
 }
 
 /// Positions in the first line, in bytes from the head's start.
@@ -91,6 +92,7 @@ impl HeadReader {
                 // One empty line may precede a request (RFC 9112 §2.2).
                 if !line.is_empty() || start > 0 {
                     self.read_first_line(line, start)?;
+                    self.fields_start = end + 1;
                 }
             } else if line.is_empty() {
                 let head = CompleteHead {
@@ -98,9 +100,7 @@ impl HeadReader {
                     framing: self.fields.framing()?,
                     has_upgrade: self.fields.has_upgrade(),
                     options_target: self.options_target,
-                    names: self
-                        .has_upper
-                        .then(|| OriginalNames::in_head(&bytes[..self.line_start])),
+                    names: self.names.take(),
                 };
                 *self = Self::default();
                 return Ok(Some(head));
@@ -110,7 +110,8 @@ impl HeadReader {
                     value,
                     has_upper,
                 } = field::parse(line)?;
-                self.has_upper |= has_upper;
+                let before = &bytes[self.fields_start..start];
+                self.names.add(name, has_upper, before);
                 self.fields.add(name, value)?;
             }
         }
