@@ -148,7 +148,6 @@ fn builder() -> http1::Builder {
     builder
         // The proxy adds nothing to a response that passes through.
         .auto_date_header(false)
-        .preserve_header_case(true)
         .max_buf_size(MAX_BUFFER);
     builder
 }
@@ -169,7 +168,10 @@ fn request_service<H: Serve>(
     service_fn(move |mut request: Request<Incoming>| {
         restore_target(&mut request, &state);
         let waits = request.headers().contains_key(EXPECT);
-        let request = request.map(|body| ClientBody::new(body, state.link(), waits));
+        let mut request = request.map(|body| ClientBody::new(body, state.link(), waits));
+        if let Some(names) = state.take_request_names() {
+            request.extensions_mut().insert(names);
+        }
         let (handler, client, state) = (handler.clone(), client.clone(), state.clone());
         let exchange = state.begin_exchange();
         // Boxed, because hyper keeps the room of this future for as long as the connection is open.
@@ -178,6 +180,9 @@ fn request_service<H: Serve>(
             let status = response.status();
             unread_rest::announce(&state, status, response.headers_mut()).await;
             exchange.on_response(response.status());
+            if let Some(names) = response.extensions_mut().remove() {
+                state.set_response_names(names);
+            }
             let response = response.map(|body| body.map_err(move |error| exchange.pass(error)));
             Ok::<_, Infallible>(response)
         })

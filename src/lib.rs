@@ -15,7 +15,7 @@
 //! service config   journal         the interface to HTTP, options, recent events
 //! wire    key      pem_files       the bytes of one connection, session keys and templates, certificates
 //! cipher                           encryption with a key from a file
-//! metrics redact outcome budget deadline drain secret logging client_tls dial http_syntax
+//! metrics redact outcome budget deadline drain secret logging client_tls dial http_syntax header_names
 //! ```
 //!
 //! # The path of a request
@@ -58,6 +58,7 @@ pub mod config;
 pub mod deadline;
 mod dial;
 pub mod drain;
+mod header_names;
 mod http1;
 mod http2;
 pub mod http_syntax;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use http::StatusCode;
 use parking_lot::Mutex;
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::validate::OptionsTarget;
 use crate::deadline::AtomicInstant;
+use crate::header_names::OriginalNames;
 use crate::service::{ClientLink, RejectedRequest, ServedConnection};
 use crate::wire::Bounds;
 
@@ -30,6 +31,12 @@ struct ConnectionShared {
     pending: Mutex<PendingError>,
     /// The targets of OPTIONS requests that hyper has not handed out yet.
     options_targets: Mutex<VecDeque<OptionsTarget>>,
+    /// The names of requests and of a response that are not in lower case.
+    names: Mutex<PendingNames>,
+    /// There are names of requests that hyper has not handed out yet.
+    has_request_names: AtomicBool,
+    /// There are names of a response that hyper has not written yet.
+    has_response_names: AtomicBool,
     /// When the head that is being received must be complete; unset: no head is.
     head_due: AtomicInstant,
     /// How long a head may take, from its first byte.
@@ -78,6 +85,18 @@ struct PendingError {
     last_response: Option<Bytes>,
 }
 
+/// The names of heads on their way through hyper.
+#[derive(Debug, Default)]
+struct PendingNames {
+    /// The names of requests that hyper has not handed out yet. In one buffer, because a client may send many small
+    /// requests at once.
+    requests: BytesMut,
+    /// The numbers of these requests, and how many bytes of the buffer each has.
+    lengths: VecDeque<(u64, usize)>,
+    /// The names of the response that hyper writes next.
+    response: Option<OriginalNames>,
+}
+
 /// How long a connection that is being closed may at least be silent: longer than it lingers without a byte.
 const CLOSING_SILENCE: Duration = Duration::from_secs(10);
 
@@ -94,6 +113,9 @@ impl ConnectionState {
         Self(Arc::new(ConnectionShared {
             pending: Mutex::default(),
             options_targets: Mutex::default(),
+            names: Mutex::default(),
+            has_request_names: AtomicBool::new(false),
+            has_response_names: AtomicBool::new(false),
             head_due: AtomicInstant::new(connection.first_head_due),
             head_limit: connection.request_head,
             bounds: connection.client.bounds.clone(),
@@ -195,6 +217,51 @@ impl ConnectionState {
     /// Call this only for a target that hyper hands out as `/` of a host.
     pub(super) fn next_options_target(&self) -> Option<OptionsTarget> {
         self.0.options_targets.lock().pop_front()
+    }
+
+    /// Notes the names of requests that hyper gets, each with the request's number, in their order.
+    pub(super) fn add_request_names(&self, names: &[(u64, OriginalNames)]) {
+        let mut pending = self.0.names.lock();
+        for (request, names) in names {
+            let names = names.as_bytes();
+            pending.requests.extend_from_slice(names);
+            pending.lengths.push_back((*request, names.len()));
+        }
+        self.0.has_request_names.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes the names of the request that hyper has just handed out; `None`: they are in lower case.
+    pub(super) fn take_request_names(&self) -> Option<OriginalNames> {
+        if !self.0.has_request_names.load(Ordering::Relaxed) {
+            return None;
+        }
+        let request = self.link().request();
+        let mut pending = self.0.names.lock();
+        let (_, length) = *pending.lengths.front().filter(|(of, _)| *of == request)?;
+        pending.lengths.pop_front();
+        let names = OriginalNames::from_bytes(&pending.requests[..length]);
+        pending.requests.advance(length);
+        if pending.lengths.is_empty() {
+            // Frees the buffer, which may have had many requests.
+            pending.requests = BytesMut::new();
+            self.0.has_request_names.store(false, Ordering::Relaxed);
+        }
+        Some(names)
+    }
+
+    /// Sets the names of the response that hyper writes next.
+    pub(super) fn set_response_names(&self, names: OriginalNames) {
+        self.0.names.lock().response = Some(names);
+        self.0.has_response_names.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes the names of the response that hyper writes next; `None`: they are in lower case.
+    pub(super) fn take_response_names(&self) -> Option<OriginalNames> {
+        if !self.0.has_response_names.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.0.has_response_names.store(false, Ordering::Relaxed);
+        self.0.names.lock().response.take()
     }
 
     /// Notes that a request has arrived and is being answered.

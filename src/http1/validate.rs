@@ -6,6 +6,7 @@
 //! the memory of large heads, and neither a socket nor the time. Of a head's meaning it knows only the
 //! framing.
 
+use crate::header_names::OriginalNames;
 use crate::service::{
     BadRequest, HEAD_BUDGET_EXCEEDED, HeadBudget, HeadReservation, RejectedRequest,
 };
@@ -37,6 +38,8 @@ pub(super) struct RequestValidator {
     has_upgrade: bool,
     /// The targets of requests that have passed since the last [`RequestValidator::take_options_targets`].
     options_targets: Vec<OptionsTarget>,
+    /// The names of heads that have passed since the last [`RequestValidator::take_names`], with the request's number.
+    names: Vec<(u64, OriginalNames)>,
 }
 
 #[derive(Debug, Default)]
@@ -87,6 +90,7 @@ impl RequestValidator {
             heads: 0,
             has_upgrade: false,
             options_targets: Vec::new(),
+            names: Vec::new(),
         }
     }
 
@@ -106,6 +110,8 @@ impl RequestValidator {
                         self.heads += 1;
                         self.has_upgrade = head.has_upgrade;
                         self.options_targets.extend(head.options_target);
+                        self.names
+                            .extend(head.names.map(|names| (self.heads, names)));
                         self.state = match head.framing {
                             BodyFraming::Length(0) => self.after_body(),
                             BodyFraming::Length(length) => ValidatorState::Length(length),
@@ -166,6 +172,12 @@ impl RequestValidator {
     /// them apart, in their order.
     pub(super) fn take_options_targets(&mut self) -> Vec<OptionsTarget> {
         std::mem::take(&mut self.options_targets)
+    }
+
+    /// Takes the names of the heads that have passed and are not in lower case, each with the request's number, counted
+    /// from 1, in their order.
+    pub(super) fn take_names(&mut self) -> Vec<(u64, OriginalNames)> {
+        std::mem::take(&mut self.names)
     }
 
     /// Whether a head is expected or being received.

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection_state::ConnectionState;
 use super::validate::RequestValidator;
+use crate::header_names::NameRestorer;
 use crate::service::{HEAD_BUDGET_EXCEEDED, RejectedRequest};
 use crate::wire::Linger;
 
@@ -34,6 +35,7 @@ pub(super) struct ValidatedIo<IO> {
     is_flushed: bool,
     /// The rest of the interim responses that are being written.
     interim: Bytes,
+    names: NameRestorer,
     state: ConnectionState,
 }
 
@@ -68,6 +70,7 @@ impl<IO> ValidatedIo<IO> {
             closing: ClosingPhase::Open,
             is_flushed: true,
             interim: Bytes::new(),
+            names: NameRestorer::default(),
             state,
         }
     }
@@ -99,6 +102,10 @@ impl<IO> ValidatedIo<IO> {
         let options_targets = self.validator.take_options_targets();
         if !options_targets.is_empty() {
             self.state.add_options_targets(options_targets);
+        }
+        let names = self.validator.take_names();
+        if !names.is_empty() {
+            self.state.add_request_names(&names);
         }
         let request = self.validator.request();
         self.state
@@ -244,13 +251,11 @@ impl<IO: AsyncWrite + Unpin> ValidatedIo<IO> {
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ValidatedIo<IO> {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_interim(cx))?;
-        self.is_flushed = false;
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        self.poll_write_vectored(cx, &[io::IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -259,8 +264,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ValidatedIo<IO> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_interim(cx))?;
-        self.is_flushed = false;
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let this = &mut *self;
+        this.is_flushed = false;
+        this.names.poll_write(
+            bufs,
+            || this.state.take_response_names(),
+            |bufs| Pin::new(&mut this.io).poll_write_vectored(cx, bufs),
+        )
     }
 
     fn is_write_vectored(&self) -> bool {

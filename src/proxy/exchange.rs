@@ -20,8 +20,7 @@ use super::end::{End, leave};
 use super::forward::headers::{self, ForwardedInfo};
 use super::forward::upgrade::UpgradeRequest;
 use super::forward::{
-    self, Backend, BackendBody, ExpiredTimeout, ForwardError, OutgoingBody, ResponseTimeout,
-    SendFuture,
+    Backend, BackendBody, ExpiredTimeout, ForwardError, OutgoingBody, ResponseTimeout, SendFuture,
 };
 use super::orphan::Orphans;
 use super::record::RequestRecord;
@@ -29,7 +28,7 @@ use super::refusal::Refusal;
 use crate::answer::AnswerWriter;
 use crate::deadline::{Alarm, Deadline};
 use crate::drain::DrainWatch;
-use crate::listen::ClientConnection;
+use crate::listen::{ClientConnection, InterimResponses};
 use crate::lock::{LockGuard, SentFlag};
 
 /// A request on its way to its backend.
@@ -40,6 +39,8 @@ pub(super) struct Exchange<'t> {
     /// `timeouts.response_head`, for the error.
     pub(super) limit: Duration,
     pub(super) timeout: &'t ResponseTimeout,
+    /// Where interim responses of the backend go; `None`: they are left out.
+    pub(super) interim: Option<InterimResponses>,
 }
 
 /// A turn that goes on when its client is gone before the response began. Dropping it hands it over.
@@ -86,23 +87,15 @@ pub(super) fn for_backend(
     Box::new(Request::from_parts(head, body))
 }
 
-/// Lets the interim responses to `request` pass to the client of this HTTP version.
-pub(super) async fn pass_interim(
-    request: &mut Request<OutgoingBody>,
+/// Where interim responses to a request of this version go; `None`: they are left out. HTTP/1.0 has none, and none may
+/// follow the head of the response.
+pub(super) fn interim_for(
     client: &ClientConnection,
     version: Version,
-    backend: &Backend,
     record: &RequestRecord,
-) {
-    // HTTP/1.0 has no interim responses, and none may follow the head of the response.
-    let interim = client.interim().filter(|_| !record.is_early());
-    if let Some(interim) = interim.filter(|_| version == Version::HTTP_11 && backend.can_upgrade())
-    {
-        forward::pass_interim(request, move |status, headers| {
-            interim.send(status, headers)
-        })
-        .await;
-    }
+) -> Option<InterimResponses> {
+    let interim = client.interim();
+    interim.filter(|_| version == Version::HTTP_11 && !record.is_early())
 }
 
 /// Notes in the flag of a turn whether the backend says by its status that it has not run the turn: 425 (RFC 8470 §5.2),
@@ -138,9 +131,13 @@ impl Exchange<'_> {
         let flag = held.as_ref().and_then(LockGuard::sent_flag).cloned();
         let sending = pin!(async {
             let has_begun = flag.as_ref().map(SentFlag::as_bool);
-            let sending = self
-                .backend
-                .send(request, is_turn, deadline.as_ref(), has_begun);
+            let sending = self.backend.send(
+                request,
+                is_turn,
+                deadline.as_ref(),
+                has_begun,
+                self.interim.as_ref(),
+            );
             sending
                 .await
                 .inspect(|response| note_refusal(response, flag.as_ref()))
@@ -164,11 +161,18 @@ impl Exchange<'_> {
         let deadline = held.as_ref().and_then(LockGuard::deadline).cloned();
         let flag = held.as_ref().and_then(LockGuard::sent_flag).cloned();
         let (backend, flag) = (Arc::clone(self.backend), flag.unwrap_or_default());
+        let interim = self.interim.clone();
         let mut detachable = DetachableRequest {
             has_begun: flag.clone(),
             sending: Box::pin(async move {
                 let (is_turn, has_begun) = (true, Some(flag.as_bool()));
-                let sending = backend.send(request, is_turn, deadline.as_ref(), has_begun);
+                let sending = backend.send(
+                    request,
+                    is_turn,
+                    deadline.as_ref(),
+                    has_begun,
+                    interim.as_ref(),
+                );
                 sending
                     .await
                     .inspect(|response| note_refusal(response, Some(&flag)))

@@ -5,7 +5,7 @@
 //! A turn that holds a lock is repeated only if no byte of it was written.
 
 use std::error::Error as _;
-use std::future::{pending, poll_fn};
+use std::future::pending;
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, UPGRADE};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use thiserror::Error;
@@ -25,8 +25,10 @@ use crate::budget::ReservedBytes;
 use crate::config::upstream::UpstreamProtocol;
 use crate::config::{Config, Upstream};
 use crate::deadline::Deadline;
+use crate::listen::InterimResponses;
 use crate::proxy::body_timer::{BodyLimits, BodyReadError};
 use connect::Connector;
+use exchange_notes::InterimTarget;
 use pool::{Pool, PooledConnection};
 
 pub(super) use response_timeout::{ExpiredTimeout, ResponseTimeout};
@@ -34,6 +36,7 @@ pub(super) use upload::{ReadAheadLimit, Upload};
 
 mod backend_io;
 mod connect;
+mod exchange_notes;
 pub(super) mod headers;
 mod pool;
 mod response_timeout;
@@ -146,7 +149,8 @@ impl Backend {
 
     /// Sends a request, and returns when the head of the response has arrived. No byte is sent after
     /// `deadline`. `has_begun` is set while a byte may have been sent. `is_turn` says whether the request
-    /// holds a lock.
+    /// holds a lock. Interim responses pass to `interim`, and wake the task that polls this first; `None`: they are
+    /// left out. hyper gives none from HTTP/2.
     ///
     /// Dropping the future closes the connection, so that the backend sees that its client is gone.
     ///
@@ -158,6 +162,7 @@ impl Backend {
         is_turn: bool,
         deadline: Option<&Deadline>,
         has_begun: Option<&AtomicBool>,
+        interim: Option<&InterimResponses>,
     ) -> Result<Response<BackendBody>, ForwardError> {
         let note = |is| {
             if let Some(has_begun) = has_begun {
@@ -186,8 +191,12 @@ impl Backend {
                 connection.bounds.stop_at(deadline.clone());
             }
             let again = (is_kept && is_repeatable).then(|| copy_without_body(&request));
+            let target = match interim {
+                Some(responses) => Some(InterimTarget::new(responses.clone()).await),
+                None => None,
+            };
             note(true);
-            let mut error = match connection.send(*request).await {
+            let mut error = match connection.send(*request, target).await {
                 Ok(response) => return self.accept(response, connection, may_switch),
                 Err(error) => error,
             };
@@ -196,7 +205,7 @@ impl Backend {
                     note(false);
                     request = Box::new(unsent);
                 }
-                (_, Some(again)) if !connection.response_start.has_begun() => {
+                (_, Some(again)) if !connection.notes.has_begun() => {
                     is_repeated = true;
                     request = again;
                 }
@@ -213,9 +222,7 @@ impl Backend {
         may_switch: bool,
     ) -> Result<Response<BackendBody>, ForwardError> {
         let status = response.status();
-        if let Some(reason) = connection.response_start.lost_reason(status) {
-            response.extensions_mut().insert(reason);
-        }
+        connection.notes.complete(&mut response);
         if status == StatusCode::SWITCHING_PROTOCOLS {
             return match may_switch {
                 true => Ok(response.map(|body| BackendBody::switching(body, connection))),
@@ -308,23 +315,6 @@ fn copy_without_body(request: &Request<OutgoingBody>) -> Box<Request<OutgoingBod
     copy.headers_mut().clone_from(request.headers());
     copy.extensions_mut().clone_from(request.extensions());
     copy
-}
-
-/// Hands interim responses (RFC 9110 §15.2) to `pass`, and wakes the task that calls this. A 100 is left
-/// out, because the proxy itself asks the client for the body. hyper gives none from HTTP/2.
-pub(super) async fn pass_interim<B>(
-    request: &mut Request<B>,
-    pass: impl Fn(StatusCode, &HeaderMap) + Send + Sync + 'static,
-) {
-    let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
-    hyper::ext::on_informational(request, move |interim| {
-        if interim.status() != StatusCode::CONTINUE {
-            let mut headers = interim.headers().clone();
-            headers::clean_response_headers(&mut headers);
-            pass(interim.status(), &headers);
-            waker.wake_by_ref();
-        }
-    });
 }
 
 // === impl OutgoingBody ===

@@ -92,16 +92,15 @@ impl Proxy {
         let timeout = ResponseTimeout::new(limit, limits, &mut body);
         let upgrade = upgrade.filter(|_| backend.can_upgrade());
         let (lock, wanted) = (held.as_ref(), upgrade.as_ref());
-        let version = head.version;
-        let mut request =
-            exchange::for_backend(head, body, client, &backend, lock, wanted, record);
-        exchange::pass_interim(&mut request, client, version, &backend, record).await;
+        let interim = exchange::interim_for(client, head.version, record);
+        let request = exchange::for_backend(head, body, client, &backend, lock, wanted, record);
         let exchange = Exchange {
             client,
             backend: &backend,
             drain: &self.shared.drain,
             limit,
             timeout: &timeout,
+            interim,
         };
         let orphans = goes_on.then_some(&self.orphans);
         let sent = match orphans {

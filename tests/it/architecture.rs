@@ -45,12 +45,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // Counts what became of each new configuration.
     ("reload", &["config", "metrics"]),
     ("listen", &["drain", "http1", "http2", "service", "wire"]),
-    ("http1", &["deadline", "http_syntax", "service", "wire"]),
+    (
+        "http1",
+        &["deadline", "header_names", "http_syntax", "service", "wire"],
+    ),
     // The rules for header fields are those of HTTP/1.
     ("http2", &["deadline", "http1", "service", "wire"]),
     // Counts the memory of large heads.
     ("service", &["budget", "drain", "http_syntax", "wire"]),
     ("http_syntax", &[]),
+    ("header_names", &[]),
     ("wire", &["deadline"]),
     ("client_tls", &[]),
     ("pem_files", &["secret"]),
@@ -69,6 +73,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "deadline",
             "client_tls",
             "dial",
+            "header_names",
             "http_syntax",
             // Tells of the end of every request.
             "journal",

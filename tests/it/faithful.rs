@@ -377,7 +377,52 @@ async fn forwarded_headers_of_a_client_are_trusted_or_replaced() {
     }
 }
 
+#[tokio::test]
+async fn each_of_several_requests_on_a_connection_keeps_its_own_letter_case() {
+    let backend = Backend::start("plain:ok").await;
+    let app = App::in_memory(&backend, CHAT);
+    let mut client = Client::connect(app.addr()).await;
+    let names = ["x-a", "X-A", "x-A", "x-a", "X-a"];
+    let heads = names.map(|name| {
+        format!("POST /a HTTP/1.1\r\nhost: a\r\n{name}: 1\r\ncontent-length: 3\r\n\r\nx-a")
+    });
+    client.send_raw(heads.concat().as_bytes()).await;
+    for name in names {
+        let answer = client.answer().await;
+        assert_eq!(answer.status, 200, "{name}: {answer:?}");
+    }
+    for (request, name) in backend.requests().iter().zip(names) {
+        let head = String::from_utf8_lossy(&request.raw_head);
+        let expected = [format!("{name}: 1")];
+        assert_eq!(header_lines(&head, "x-a"), expected, "pipelined requests");
+        assert_eq!(request.body, b"x-a", "the body passes as it is");
+    }
+}
+
 // === responses ===
+
+#[tokio::test]
+async fn pipelined_responses_keep_their_own_letter_case() {
+    let backend = Backend::start("plain:x-a: 1").await;
+    let app = App::in_memory(&backend, CHAT);
+    let mut client = Client::connect(app.addr()).await;
+    let names = ["X-A", "x-a", "X-a", "X-A"];
+    for name in names {
+        let request = Request::get("/a").header("x-test-answer", &format!("{name}: X-a"));
+        client.send(&request).await;
+    }
+    for name in names {
+        let answer = client.answer().await;
+        let head = String::from_utf8_lossy(&answer.raw_head).into_owned();
+        let expected = [format!("{name}: X-a")];
+        assert_eq!(header_lines(&head, "x-a"), expected, "in {head}");
+        assert!(
+            answer.text().contains("x-a: 1"),
+            "the body passes as it is: {}",
+            answer.text()
+        );
+    }
+}
 
 #[tokio::test]
 async fn a_response_head_keeps_its_order_and_letter_case() {

@@ -8,6 +8,8 @@ pub(super) struct HeaderField<'l> {
     pub(super) name: &'l [u8],
     /// The value, without the white space around it.
     pub(super) value: &'l [u8],
+    /// The name has an upper-case letter.
+    pub(super) has_upper: bool,
 }
 
 /// Parses a field line without its line end.
@@ -15,7 +17,11 @@ pub(super) struct HeaderField<'l> {
 /// # Errors
 /// If the line is not a header field, or if servers could read it in different ways.
 pub(super) fn parse(line: &[u8]) -> Result<HeaderField<'_>, BadRequest> {
-    let name = line.iter().position(|b| !is_token_byte(*b));
+    let mut has_upper = false;
+    let name = line.iter().position(|b| {
+        has_upper |= b.is_ascii_uppercase();
+        !is_token_byte(*b)
+    });
     let (name, rest) = match name {
         Some(end) if end > 0 && line[end] == b':' => (&line[..end], &line[end + 1..]),
         Some(0) if matches!(line[0], b' ' | b'\t') => {
@@ -43,5 +49,6 @@ pub(super) fn parse(line: &[u8]) -> Result<HeaderField<'_>, BadRequest> {
     Ok(HeaderField {
         name,
         value: trim(rest),
+        has_upper,
     })
 }

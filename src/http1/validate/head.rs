@@ -6,6 +6,7 @@ use memchr::memchr;
 
 use super::field::{self, HeaderField};
 use super::fields::{BodyFraming, HeaderFields};
+use crate::header_names::{NameCollector, OriginalNames};
 use crate::http_syntax::{byte_table, is_token, is_token_byte};
 use crate::service::{BadRequest, RequestLine};
 
@@ -28,6 +29,9 @@ pub(super) struct HeadReader {
     line: HeadLine,
     options_target: Option<OptionsTarget>,
     fields: HeaderFields,
+    /// Where the lines of the fields begin.
+    fields_start: usize,
+    names: NameCollector,
 }
 
 /// Positions in the first line, in bytes from the head's start.
@@ -49,6 +53,8 @@ pub(super) struct CompleteHead {
     pub(super) has_upgrade: bool,
     /// `None` unless this is an OPTIONS request whose target has a scheme and a host, and no path but `/`.
     pub(super) options_target: Option<OptionsTarget>,
+    /// The names of the fields; `None`: they are in lower case.
+    pub(super) names: Option<OriginalNames>,
 }
 
 /// What an OPTIONS request asks about whose target is only a scheme and a host, perhaps with a `/`. hyper hands
@@ -86,6 +92,7 @@ impl HeadReader {
                 // One empty line may precede a request (RFC 9112 §2.2).
                 if !line.is_empty() || start > 0 {
                     self.read_first_line(line, start)?;
+                    self.fields_start = end + 1;
                 }
             } else if line.is_empty() {
                 let head = CompleteHead {
@@ -93,11 +100,18 @@ impl HeadReader {
                     framing: self.fields.framing()?,
                     has_upgrade: self.fields.has_upgrade(),
                     options_target: self.options_target,
+                    names: self.names.take(),
                 };
                 *self = Self::default();
                 return Ok(Some(head));
             } else {
-                let HeaderField { name, value } = field::parse(line)?;
+                let HeaderField {
+                    name,
+                    value,
+                    has_upper,
+                } = field::parse(line)?;
+                let before = &bytes[self.fields_start..start];
+                self.names.add(name, has_upper, before);
                 self.fields.add(name, value)?;
             }
         }

@@ -16,7 +16,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
-use super::backend_io::{BackendIo, ResponseStart};
+use super::backend_io::BackendIo;
+use super::exchange_notes::ExchangeNotes;
 use super::pool::{ConnectionTask, Pool, PooledConnection, RequestSender};
 use crate::client_tls;
 use crate::config::upstream::{TrustedCas, UpstreamAddress, UpstreamProtocol};
@@ -50,7 +51,7 @@ const SEND_BUFFER: usize = 64 << 10;
 struct Established {
     sender: RequestSender,
     tasks: ConnectionTask,
-    response_start: ResponseStart,
+    notes: ExchangeNotes,
 }
 
 /// Runs the tasks that hyper spawns for an HTTP/2 connection, as long as the connection exists.
@@ -78,25 +79,25 @@ impl Connector {
         let bounds = Bounds::default();
         let wire = Wire::new(socket, bounds.clone())?;
         let handshake = match (&self.upstream.protocol, &self.tls) {
-            (UpstreamProtocol::H2c, _) => http2(BackendIo::new(wire)).await,
+            (UpstreamProtocol::H2c, _) => http2(BackendIo::http2(wire)).await,
             (UpstreamProtocol::Https(name), Some(tls)) => {
                 let stream = tls.connect(name.clone(), wire).await?;
-                http1(BackendIo::new(stream)).await
+                http1(BackendIo::http1(stream)).await
             }
             (UpstreamProtocol::Http1 | UpstreamProtocol::Https(_), _) => {
-                http1(BackendIo::new(wire)).await
+                http1(BackendIo::http1(wire)).await
             }
         };
         let Established {
             sender,
             tasks,
-            response_start,
+            notes,
         } = handshake.map_err(io::Error::other)?;
         Ok(PooledConnection {
             bounds,
             sender,
             tasks,
-            response_start,
+            notes,
             opened: Instant::now(),
             pool,
         })
@@ -106,9 +107,8 @@ impl Connector {
 async fn http1(
     io: BackendIo<impl AsyncRead + AsyncWrite + Unpin + Send + 'static>,
 ) -> hyper::Result<Established> {
-    let response_start = io.response_start();
+    let notes = io.notes();
     let (sender, driver) = http1::Builder::new()
-        .preserve_header_case(true)
         .max_headers(MAX_HEADERS)
         .handshake(TokioIo::new(io))
         .await?;
@@ -119,12 +119,12 @@ async fn http1(
     Ok(Established {
         sender: RequestSender::Http1(sender),
         tasks: ConnectionTask::One(task.abort_handle()),
-        response_start,
+        notes,
     })
 }
 
 async fn http2(io: BackendIo<Wire>) -> hyper::Result<Established> {
-    let response_start = io.response_start();
+    let notes = io.notes();
     let tasks = Arc::new(Mutex::new(JoinSet::new()));
     let spawner = ConnectionSpawner(Arc::downgrade(&tasks));
     let (sender, driver) = http2::Builder::new(spawner.clone())
@@ -140,7 +140,7 @@ async fn http2(io: BackendIo<Wire>) -> hyper::Result<Established> {
     Ok(Established {
         sender: RequestSender::Http2(sender),
         tasks: ConnectionTask::Several(tasks),
-        response_start,
+        notes,
     })
 }
 

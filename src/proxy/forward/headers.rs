@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, FORWARDED, HOST, TE, TRAILER,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, Entry, FORWARDED, HOST, TE, TRAILER,
     TRANSFER_ENCODING,
 };
 use http::request::Parts;
@@ -30,6 +30,8 @@ const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// The prefix of the proxy's own headers, which nobody else may set.
 const OWN: &[u8] = b"x-seriatim-";
@@ -80,7 +82,15 @@ impl RequestIds {
 
     fn next(&self) -> String {
         let number = self.issued.fetch_add(1, Ordering::Relaxed);
-        format!("{}{number:x}", self.start)
+        let digits = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1);
+        let mut id = String::with_capacity(self.start.len() + digits as usize);
+        id.push_str(&self.start);
+        // Not by the formatter, which costs a thousand instructions.
+        for place in (0..digits).rev() {
+            let digit = number >> (4 * place) & 0xf;
+            id.push(char::from(HEX[digit as usize]));
+        }
+        id
     }
 }
 
@@ -114,20 +124,25 @@ pub(in crate::proxy) fn clean_request(
         replaced.any(|replaced| is_alike(name, replaced))
     };
     let replaces = forwarded == Forwarded::Replace;
+    let (mut has_coding, mut has_te) = (false, false);
     // `expect` is for this proxy, which asks for the body itself.
     let mut out = hop_by_hop(headers, |name| {
+        has_coding |= *name == TRANSFER_ENCODING;
+        has_te |= *name == TE;
         *name == EXPECT || replaces && is_replaced(name)
     });
-    if headers.contains_key(TRANSFER_ENCODING) {
+    if has_coding {
         // It overrides `content-length` (RFC 9112 §6.3), and is true of the next hop, too.
         headers.insert(TRANSFER_ENCODING, CHUNKED);
         out.push(CONTENT_LENGTH);
     }
-    if items(headers, &TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers")) {
-        // It is true of the next hop, too: the trailers of a response pass.
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-    } else if headers.contains_key(TE) {
-        out.push(TE);
+    if has_te {
+        if items(headers, &TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers")) {
+            // It is true of the next hop, too: the trailers of a response pass.
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        } else {
+            out.push(TE);
+        }
     }
     let callers = out.contains(&TURN).then(|| callers(headers));
     remove_all(headers, &out);
@@ -168,7 +183,7 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap, read: &[HeaderName]) {
 /// Removes the hop-by-hop headers of a response, and those with the proxy's own prefix.
 pub(in crate::proxy) fn clean_response_headers(headers: &mut HeaderMap) {
     let mut out = hop_by_hop(headers, |name| *name == TE || *name == TRANSFER_ENCODING);
-    if headers.contains_key(TRANSFER_ENCODING) {
+    if out.contains(&TRANSFER_ENCODING) {
         out.push(CONTENT_LENGTH);
     }
     remove_all(headers, &out);
@@ -204,7 +219,7 @@ pub(super) fn unite_lengths(response: &mut HeaderMap) -> bool {
 
 /// The names of the hop-by-hop headers, of those with the proxy's own prefix, and of those for which
 /// `also` is true.
-fn hop_by_hop(headers: &HeaderMap, also: impl Fn(&HeaderName) -> bool) -> Vec<HeaderName> {
+fn hop_by_hop(headers: &HeaderMap, mut also: impl FnMut(&HeaderName) -> bool) -> Vec<HeaderName> {
     let mut out = Vec::new();
     // One pass: usually there are few or none, and a look-up for each name costs more.
     for name in headers.keys() {
@@ -224,7 +239,7 @@ fn hop_by_hop(headers: &HeaderMap, also: impl Fn(&HeaderName) -> bool) -> Vec<He
                 out.push(CONNECTION);
             }
             "keep-alive" | "proxy-connection" | "upgrade" => out.push(name.clone()),
-            other if is_own(other.as_bytes()) || also(name) => out.push(name.clone()),
+            other if also(name) || is_own(other.as_bytes()) => out.push(name.clone()),
             _ => {}
         }
     }
@@ -290,9 +305,9 @@ pub(in crate::proxy) fn to_backend(
         if let Ok(host) = HeaderValue::try_from(host) {
             head.headers.insert(HOST, host);
         }
-    }
-    if let Some(path) = head.uri.path_and_query() {
-        head.uri = Uri::from(path.clone());
+        if let Some(path) = head.uri.path_and_query() {
+            head.uri = Uri::from(path.clone());
+        }
     }
     let named = head.headers.get(HOST).cloned();
     // HTTP/1.0 may have no host; HTTP/1.1 requires one.
@@ -310,8 +325,11 @@ pub(in crate::proxy) fn to_backend(
     if let Ok(id) = HeaderValue::try_from(info.request_id) {
         head.headers.insert(REQUEST_ID, id);
     }
-    if let Some(fence) = info.fence {
-        head.headers.insert(FENCE, HeaderValue::from(fence.0));
+    if let Some(fence) = info.fence
+        // Twice as fast as `HeaderValue::from`.
+        && let Ok(fence) = HeaderValue::from_str(itoa::Buffer::new().format(fence.0))
+    {
+        head.headers.insert(FENCE, fence);
     }
     add_turn(head, info.turn);
     // The backend's HTTP version is independent of the client's.
@@ -371,16 +389,15 @@ fn to_http2(head: &mut Parts) {
 /// this one has.
 fn add_forwarded(headers: &mut HeaderMap, info: &ForwardedInfo<'_>, host: Option<HeaderValue>) {
     if let Some(client) = info.client {
-        let hops = match headers.contains_key(FORWARDED_FOR) {
-            false => Ok(client.clone()),
-            true => {
-                let before = headers.get_all(FORWARDED_FOR).iter();
-                let hops = before.chain([client]).map(HeaderValue::as_bytes);
-                HeaderValue::try_from(hops.collect::<Vec<_>>().join(&b", "[..]))
+        match headers.entry(FORWARDED_FOR) {
+            Entry::Vacant(entry) => drop(entry.insert(client.clone())),
+            Entry::Occupied(mut entry) => {
+                let hops = entry.iter().chain([client]).map(HeaderValue::as_bytes);
+                let hops = hops.collect::<Vec<_>>().join(&b", "[..]);
+                if let Ok(hops) = HeaderValue::try_from(hops) {
+                    entry.insert(hops);
+                }
             }
-        };
-        if let Ok(hops) = hops {
-            headers.insert(FORWARDED_FOR, hops);
         }
     }
     let proto = match *info.scheme == Scheme::HTTPS {

@@ -15,7 +15,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::OutgoingBody;
-use super::backend_io::ResponseStart;
+use super::exchange_notes::{ExchangeNotes, InterimTarget};
 use crate::wire::Bounds;
 
 /// Idle connections. Cheap to clone. While there are any, a task closes those that nobody takes.
@@ -35,8 +35,8 @@ pub(super) struct PooledConnection {
     pub(super) bounds: Bounds,
     pub(super) sender: RequestSender,
     pub(super) tasks: ConnectionTask,
-    /// What has arrived of the response to the last request.
-    pub(super) response_start: ResponseStart,
+    /// What is noted of the last request and its response.
+    pub(super) notes: ExchangeNotes,
     /// When the connection was opened.
     pub(super) opened: Instant,
     /// Where the connection goes when it is given back.
@@ -138,16 +138,18 @@ impl Pool {
 // === impl PooledConnection ===
 
 impl PooledConnection {
-    /// Sends a request, and returns when the head of the response has arrived.
+    /// Sends a request, and returns when the head of the response has arrived. Until then, interim responses pass to
+    /// `interim`; `None`: they are left out.
     ///
     /// # Errors
     /// When the connection breaks. The error has the request if no byte of it was sent.
     pub(super) fn send(
         &mut self,
         request: Request<OutgoingBody>,
+        interim: Option<InterimTarget>,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<OutgoingBody>>>> + use<>
     {
-        self.response_start.reset();
+        self.notes.begin(request.extensions().get(), interim);
         match &mut self.sender {
             RequestSender::Http1(sender) => Either::Left(sender.try_send_request(request)),
             RequestSender::Http2(sender) => Either::Right(sender.try_send_request(request)),
@@ -231,7 +233,7 @@ mod tests {
             bounds: Bounds::default(),
             sender: RequestSender::Http1(sender),
             tasks: ConnectionTask::One(tokio::spawn(driver).abort_handle()),
-            response_start: ResponseStart::default(),
+            notes: ExchangeNotes::default(),
             opened: Instant::now(),
             pool: pool.clone(),
         }
@@ -247,7 +249,7 @@ mod tests {
 
     async fn ask(connection: &mut PooledConnection) {
         let request = Request::new(OutgoingBody::Nothing);
-        let sent = connection.send(request).await;
+        let sent = connection.send(request, None).await;
         sent.unwrap_or_else(|error| panic!("no response: {:?}", error.error()));
         if let RequestSender::Http1(sender) = &mut connection.sender {
             sender.ready().await.expect("it stays open");

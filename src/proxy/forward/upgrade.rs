@@ -23,8 +23,9 @@ impl UpgradeRequest {
     /// Takes the upgrade out of a request; `None`: it asks for none that may pass. Call this before the
     /// hop-by-hop headers are removed.
     pub(in crate::proxy) fn take_from(head: &mut Parts) -> Option<Self> {
-        let protocol = protocol(head)?;
+        // First, because hyper gives it to few requests.
         let client = head.extensions.remove()?;
+        let protocol = protocol(head)?;
         Some(Self { protocol, client })
     }
 
@@ -40,14 +41,16 @@ pub(in crate::proxy) fn clean_response<B>(
     response: &mut Response<B>,
     upgrade: Option<UpgradeRequest>,
 ) -> Option<OnUpgrade> {
-    let upgrade = upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS);
-    let protocol = response.headers().get(UPGRADE).cloned();
-    clean_response_headers(response.headers_mut());
-    let UpgradeRequest {
-        protocol: requested,
-        client,
-    } = upgrade?;
-    set(response.headers_mut(), protocol.unwrap_or(requested));
+    let status = response.status();
+    let headers = response.headers_mut();
+    let upgrade = upgrade.filter(|_| status == StatusCode::SWITCHING_PROTOCOLS);
+    let agreed = upgrade.map(|UpgradeRequest { protocol, client }| {
+        let protocol = headers.get(UPGRADE).cloned().unwrap_or(protocol);
+        (protocol, client)
+    });
+    clean_response_headers(headers);
+    let (protocol, client) = agreed?;
+    set(headers, protocol);
     Some(client)
 }
 
