@@ -220,23 +220,24 @@ impl RequestRecord {
 
     /// Notes that the lock was not granted, and is no longer asked for.
     pub(super) fn lock_refused(&mut self) {
-        self.lock_decided(false);
+        if self.asked_at.is_some() {
+            self.lock_decided(Instant::now(), false);
+        }
     }
 
     /// Notes that the lock was granted.
     pub(super) fn lock_granted(&mut self, held: &LockGuard) {
-        self.lock_decided(true);
+        self.lock_decided(held.since(), true);
         held.follow(self.client.byte_clock());
         self.fence = held.fence();
         self.unprotected = held.unprotected().cloned();
         self.sinks.routes.route(self.route_index).turn_began();
     }
 
-    fn lock_decided(&mut self, is_granted: bool) {
+    fn lock_decided(&mut self, now: Instant, is_granted: bool) {
         let Some(asked_at) = self.asked_at.take() else {
             return;
         };
-        let now = Instant::now();
         self.wait = Some(now - asked_at);
         self.granted_at = is_granted.then_some(now);
         if let Some(trace) = &mut self.trace {
