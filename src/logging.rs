@@ -1,26 +1,31 @@
 //! Set-up of the log, which is written to standard error.
 //!
 //! Events are formatted where they happen and written by a thread of their own (`spool`). Invariant: a slow
-//! terminal or log collector never delays a turn. Spans are not handled here but in `trace`.
+//! terminal or log collector never delays a turn. The access log has a formatter of its own (`line`). Spans are not
+//! handled here but in `trace`.
 
 use std::io::{self, IsTerminal};
 
+use tracing::dispatcher::{self, Dispatch};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::reload::{self, Handle};
-use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, fmt, registry};
 
 use clock::LogClock;
-use plain::PlainFields;
+use line::LineFormat;
 use spool::Spool;
 
+pub(crate) use access::log_access;
+pub(crate) use line::{FieldName, FieldValue, fields};
 pub use panics::hide_panics;
 
+mod access;
 mod clock;
+mod line;
 mod panics;
-mod plain;
 mod spool;
 
 /// The format of the log.
@@ -64,22 +69,42 @@ pub struct LogFilter(Handle<Targets, Registry>);
 /// When a log was started already, or the system can't start a thread.
 pub fn init(style: LogStyle, events: LoggedEvents) -> io::Result<Logging> {
     let spool = Spool::start(io::stderr())?;
-    let (filter, handle) = reload::Layer::new(events.targets());
+    let is_terminal = io::stderr().is_terminal();
+    let format = match style {
+        LogStyle::Text if is_terminal && wants_colors() => LineFormat::ColoredText,
+        LogStyle::Text => LineFormat::Text,
+        LogStyle::Json => LineFormat::Json,
+    };
+    let (layer, handle) = reload::Layer::new(events.targets());
+    let dispatch = dispatch(format, is_terminal, layer, spool.writer());
+    dispatcher::set_global_default(dispatch).map_err(io::Error::other)?;
+    access::start(format, spool.writer());
+    let filter = LogFilter(handle);
+    filter.set(events);
+    Ok(Logging { spool, filter })
+}
+
+/// Writes the events that pass the filter. On a terminal, control characters in messages are escaped.
+fn dispatch<F, W>(format: LineFormat, is_terminal: bool, filter: F, writer: W) -> Dispatch
+where
+    F: Layer<Registry> + Send + Sync,
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
     let filtered = registry().with(filter);
     let layer = fmt::layer()
+        .with_ansi(format == LineFormat::ColoredText)
+        .with_ansi_sanitization(is_terminal)
         .with_timer(LogClock)
-        .with_writer(spool.writer());
-    let started = match style {
-        LogStyle::Text if io::stderr().is_terminal() => filtered.with(layer).try_init(),
-        LogStyle::Text => {
-            let plain = layer.with_ansi(false).fmt_fields(PlainFields);
-            filtered.with(plain).try_init()
-        }
-        LogStyle::Json => filtered.with(layer.json().flatten_event(true)).try_init(),
-    };
-    started.map_err(io::Error::other)?;
-    let filter = LogFilter(handle);
-    Ok(Logging { spool, filter })
+        .with_writer(writer);
+    match format {
+        LineFormat::Text | LineFormat::ColoredText => filtered.with(layer).into(),
+        LineFormat::Json => filtered.with(layer.json().flatten_event(true)).into(),
+    }
+}
+
+/// Whether a terminal gets colors: the variable `NO_COLOR` is unset or empty, see <https://no-color.org>.
+fn wants_colors() -> bool {
+    std::env::var("NO_COLOR").map_or(true, |value| value.is_empty())
 }
 
 // === impl Logging ===
@@ -111,8 +136,10 @@ impl LoggedEvents {
 impl LogFilter {
     /// Logs these events from now on.
     pub fn set(&self, events: LoggedEvents) {
+        let targets = events.targets();
+        access::set_enabled(targets.would_enable(access::TARGET, &tracing::Level::INFO));
         // It fails only when the log is gone, at the end of the process.
-        let _ = self.0.reload(events.targets());
+        let _ = self.0.reload(targets);
     }
 }
 

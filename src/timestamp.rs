@@ -41,15 +41,13 @@ pub fn push(text: &mut String, moment: SystemTime, precision: Precision) {
         }
         text.push_str(&last.text);
     });
-    let (fraction, digits) = match precision {
-        Precision::Millis => (since.subsec_millis(), 3),
-        Precision::Micros => (since.subsec_micros(), 6),
+    // A one in front keeps the zeros.
+    let fraction = match precision {
+        Precision::Millis => 1_000 + since.subsec_millis(),
+        Precision::Micros => 1_000_000 + since.subsec_micros(),
     };
     text.push('.');
-    for place in (0..digits).rev() {
-        let digit = fraction / 10_u32.pow(place) % 10;
-        text.push(char::from(b'0' + digit as u8));
-    }
+    text.push_str(&itoa::Buffer::new().format(fraction)[1..]);
     text.push('Z');
 }
 

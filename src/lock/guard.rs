@@ -108,6 +108,11 @@ impl LockGuard {
         }
     }
 
+    /// When the turn began to run.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
     /// How long the turn has been running.
     pub fn age(&self) -> Duration {
         self.since.elapsed()

@@ -111,12 +111,13 @@ impl SpoolState {
 
 // === impl SpoolWriter ===
 
-impl Write for SpoolWriter {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+impl SpoolWriter {
+    /// Adds a complete line, or drops and counts it while the buffer is full.
+    pub(super) fn add(&self, line: &[u8]) {
         let mut buffer = self.0.buffer.lock();
         if buffer.lines.len() + line.len() > CAPACITY {
             buffer.dropped += 1;
-            return Ok(line.len());
+            return;
         }
         let was_empty = buffer.lines.is_empty();
         buffer.lines.extend_from_slice(line);
@@ -124,6 +125,12 @@ impl Write for SpoolWriter {
         if was_empty {
             self.0.filled.notify_one();
         }
+    }
+}
+
+impl Write for SpoolWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.add(line);
         Ok(line.len())
     }
 

@@ -5,6 +5,7 @@
 //! that goes on without its client.
 
 use std::mem;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -39,8 +40,12 @@ mod hold_times;
 mod session_watch;
 mod sinks;
 
-/// What is known of a request so far.
-pub(super) struct RequestRecord {
+/// What is known of a request so far. Boxed, because it moves with its request from future to future, and into the
+/// body of the response.
+pub(super) struct RequestRecord(Box<RecordContent>);
+
+/// The content of a [`RequestRecord`].
+pub(super) struct RecordContent {
     /// When the request's head had arrived.
     begun: Instant,
     method: Method,
@@ -118,7 +123,7 @@ impl RequestRecord {
 
     /// The record of a request of which nothing more is known.
     fn new(method: Method, client: Bounds, sinks: Arc<RouteSinks>) -> Self {
-        Self {
+        Self(Box::new(RecordContent {
             begun: Instant::now(),
             method,
             path: Box::default(),
@@ -148,7 +153,7 @@ impl RequestRecord {
             first_byte: None,
             trace: None,
             turn_trace: None,
-        }
+        }))
     }
 
     /// Moves the record to a turn that goes on without its client. The rest records nothing.
@@ -222,23 +227,24 @@ impl RequestRecord {
 
     /// Notes that the lock was not granted, and is no longer asked for.
     pub(super) fn lock_refused(&mut self) {
-        self.lock_decided(false);
+        if self.asked_at.is_some() {
+            self.lock_decided(Instant::now(), false);
+        }
     }
 
     /// Notes that the lock was granted.
     pub(super) fn lock_granted(&mut self, held: &LockGuard) {
-        self.lock_decided(true);
+        self.lock_decided(held.since(), true);
         held.follow(self.client.byte_clock());
         self.fence = held.fence();
         self.unprotected = held.unprotected().cloned();
         self.sinks.routes.route(self.route_index).turn_began();
     }
 
-    fn lock_decided(&mut self, is_granted: bool) {
+    fn lock_decided(&mut self, now: Instant, is_granted: bool) {
         let Some(asked_at) = self.asked_at.take() else {
             return;
         };
-        let now = Instant::now();
         self.wait = Some(now - asked_at);
         self.granted_at = is_granted.then_some(now);
         if let Some(trace) = &mut self.trace {
@@ -248,7 +254,8 @@ impl RequestRecord {
 
     /// Notes that the request is sent to this backend. The trace context is added to its headers.
     pub(super) fn sent_to(&mut self, upstream: &Upstream, headers: &mut HeaderMap) {
-        match (&mut self.trace, self.turn_trace.take()) {
+        let turn = self.turn_trace.take();
+        match (&mut self.trace, turn) {
             (Some(trace), turn) => trace.sent_to(upstream, turn.as_deref(), headers),
             (None, Some(turn)) => turn.add_to(headers),
             (None, None) => {}
@@ -402,6 +409,20 @@ impl RequestRecord {
             request_id: mem::take(&mut self.request_id),
         };
         trace.finish(ended, facts);
+    }
+}
+
+impl Deref for RequestRecord {
+    type Target = RecordContent;
+
+    fn deref(&self) -> &RecordContent {
+        &self.0
+    }
+}
+
+impl DerefMut for RequestRecord {
+    fn deref_mut(&mut self) -> &mut RecordContent {
+        &mut self.0
     }
 }
 

@@ -77,6 +77,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "http_syntax",
             // Tells of the end of every request.
             "journal",
+            "logging",
             "metrics",
             "outcome",
             "redact",
@@ -126,7 +127,8 @@ const NAMED_ONLY_IN: &[(&str, &[&str])] = &[
     ("crate::lock::redis", &["src/app/stores.rs", "src/lock"]),
     ("crate::lock::memory", &["src/app/stores.rs", "src/lock"]),
     ("figment", &["src/config/reader"]),
-    ("std::env", &["src/config/reader.rs"]),
+    // NO_COLOR is no option: every program has it.
+    ("std::env", &["src/config/reader.rs", "src/logging.rs"]),
     // A host's other addresses are tried in one place. The commands call this machine alone.
     ("TcpStream::connect", &["src/dial.rs", "src/cli"]),
     ("hyper::server", &["src/http1", "src/http2"]),
