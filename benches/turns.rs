@@ -84,16 +84,24 @@ mod turns {
     pub(crate) mod bare;
     pub(crate) mod budget;
     pub(crate) mod client;
+    pub(crate) mod commands;
     pub(crate) mod count;
     pub(crate) mod drive;
     pub(crate) mod findings;
+    pub(crate) mod growth;
+    pub(crate) mod handover;
+    pub(crate) mod idle;
     pub(crate) mod load;
+    pub(crate) mod machine;
     pub(crate) mod measure;
+    pub(crate) mod naive;
     pub(crate) mod options;
+    pub(crate) mod peers;
     pub(crate) mod process;
     pub(crate) mod procfs;
     pub(crate) mod redis;
     pub(crate) mod refusals;
+    pub(crate) mod served;
     pub(crate) mod stage;
     pub(crate) mod statistics;
     pub(crate) mod streams;
@@ -108,7 +116,8 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
 use turns::options::{Mode, Options, Role};
-use turns::{backend, bare, count, drive, measure};
+use turns::procfs::raise_open_files_limit;
+use turns::{backend, bare, count, drive, measure, naive};
 
 /// A failure, which the benchmark only prints.
 type Failure = Box<dyn std::error::Error>;
@@ -121,6 +130,7 @@ fn main() -> ExitCode {
         }
         Mode::Role(Role::Backend) => backend::run(),
         Mode::Role(Role::Bare { upstream }) => bare::run(upstream),
+        Mode::Role(Role::Naive { upstream, redis }) => naive::run(upstream, redis),
         _ => coordinate(&options),
     });
     match outcome {
@@ -138,6 +148,7 @@ fn main() -> ExitCode {
 /// It uses one thread, because waking other threads would be measured, too. A signal ends the future and not the process, so
 /// that each child is ended by its guard.
 fn coordinate(options: &Options) -> Result<bool, Failure> {
+    raise_open_files_limit();
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
