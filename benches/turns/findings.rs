@@ -127,6 +127,9 @@ impl Findings {
             "µs per event",
         ]);
         let mut table = Table::new("CPU per request × bare, and the rest at a glance", columns);
+        if self.turns.is_empty() && self.refusals.is_empty() && self.streams.is_empty() {
+            return table;
+        }
         for (index, kind) in self.cast.iter().enumerate() {
             let mut row = vec![kind.to_string()];
             for Turns { series, .. } in &self.turns {

@@ -48,7 +48,8 @@ pub(crate) async fn run(options: &Options) -> Result<bool, Failure> {
 async fn gather(stage: &Stage, options: &Options, findings: &mut Findings) -> Result<(), Failure> {
     let plan = &options.plan;
     let mut subjects = Vec::new();
-    for &kind in &findings.cast {
+    let has_load = !options.cases().is_empty() || options.wants("refusals");
+    for &kind in findings.cast.iter().filter(|_| has_load) {
         let subject = Subject::start(stage, kind, &[]).await?;
         findings.idle_kib.push(subject.resident_kib()?);
         subjects.push(subject);
@@ -63,10 +64,8 @@ async fn gather(stage: &Stage, options: &Options, findings: &mut Findings) -> Re
         findings.loaded_kib.push(subject.resident_kib()?);
     }
     for subject in subjects.iter().filter(|subject| subject.redis.is_some()) {
-        if !options.cases().is_empty() {
-            let commands = commands::per_turn(stage, subject).await?;
-            findings.commands.push((subject.kind, commands));
-        }
+        let commands = commands::per_turn(stage, subject).await?;
+        findings.commands.push((subject.kind, commands));
     }
     // Their timers would take CPU from the streams' subjects, which are processes of their own.
     drop(subjects);

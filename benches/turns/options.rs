@@ -90,6 +90,8 @@ pub(crate) struct Plan {
     pub(crate) event_streams: usize,
     /// How many turns are held while others run, for their growth.
     pub(crate) held: usize,
+    /// Whether instructions are counted, for the growth of turns. It takes minutes.
+    pub(crate) counts: bool,
     /// How often each subject is started, for the time of a start.
     pub(crate) starts: usize,
     /// How long the CPU time of idle processes is measured.
@@ -104,6 +106,7 @@ impl Plan {
             streams: 10_000,
             event_streams: 1000,
             held: 10_000,
+            counts: true,
             starts: 9,
             idle: Duration::from_secs(10),
         }
@@ -116,6 +119,7 @@ impl Plan {
             streams: 200,
             event_streams: 50,
             held: 1000,
+            counts: false,
             starts: 3,
             idle: Duration::from_secs(2),
         }
