@@ -15,8 +15,8 @@ use super::procfs::{CpuTime, family_resident_kib};
 use super::stage::Stage;
 use crate::Failure;
 
-/// How long a start may take: under valgrind it takes seconds.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a start may take: under valgrind, with a thousand routes and on a busy machine, it takes many seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The exit code of Seriatim when its configuration is invalid.
 const BAD_CONFIGURATION: i32 = 78;
