@@ -23,25 +23,27 @@ mod turns {
     #![allow(dead_code, reason = "each benchmark uses what it needs")]
     pub(crate) mod process;
     pub(crate) mod redis;
+    pub(crate) mod served;
     pub(crate) mod statistics;
 }
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use turns::process::Process;
-use turns::redis::{Redis, round_trip};
-use turns::statistics::{micros, quantile};
+use turns::redis::{Redis, RedisLoad, connect, round_trip};
+use turns::served::{Served, begin, gaps, is_in_order, serve};
+use turns::statistics::quantile;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -51,16 +53,6 @@ struct Options {
     seriatim: PathBuf,
     python: Option<PathBuf>,
 }
-
-/// A turn, as the backend sees it.
-struct ServedTurn {
-    /// The waiter that sent it.
-    waiter: usize,
-    began: Instant,
-    ended: Instant,
-}
-
-type ServedTurns = Arc<Mutex<Vec<ServedTurn>>>;
 
 const REPLICAS: usize = 3;
 /// How long an idle queue is measured.
@@ -100,7 +92,7 @@ fn options() -> Result<Options, Failure> {
 async fn run(options: &Options) -> Result<(), Failure> {
     let folder = TempDir::new()?;
     let redis = Redis::start(folder.path()).await?;
-    let served = ServedTurns::default();
+    let served = Arc::new(Served::default());
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let backend = listener.local_addr()?;
     tokio::spawn(serve(listener, options.turn, Arc::clone(&served)));
@@ -108,9 +100,7 @@ async fn run(options: &Options) -> Result<(), Failure> {
     for n in 0..REPLICAS {
         replicas.push(replica(options, &folder, n, backend, redis.addr).await?);
     }
-    let url = format!("redis://{}/0", redis.addr);
-    let client = ::redis::Client::open(url.as_str())?;
-    let mut connection = client.get_multiplexed_async_connection().await?;
+    let mut connection = connect(redis.addr).await?;
 
     println!(
         "{} waiters of one session on {REPLICAS} replicas, turns of {:?}",
@@ -120,13 +110,9 @@ async fn run(options: &Options) -> Result<(), Failure> {
     println!("round trip to Redis (PING, median): {trip:.0} µs\n");
 
     serve_queue(options, &replicas, &mut connection).await?;
-    let mut turns = std::mem::take(&mut *served.lock().unwrap_or_else(PoisonError::into_inner));
-    turns.sort_by_key(|turn| turn.began);
-    let is_in_order = turns.iter().map(|turn| turn.waiter).eq(0..options.waiters);
-    let mut gaps: Vec<_> = turns
-        .windows(2)
-        .map(|pair| micros(pair[1].began.saturating_duration_since(pair[0].ended)))
-        .collect();
+    let turns = served.take();
+    let is_in_order = is_in_order(&turns, options.waiters);
+    let mut gaps = gaps(&turns);
     println!("| gap between turns | p50 µs | p99 µs | most µs | in order |");
     println!("| --- | --- | --- | --- | --- |");
     row(
@@ -145,7 +131,7 @@ async fn run(options: &Options) -> Result<(), Failure> {
         set_foreign(&mut connection).await?;
         let mut waiting = Vec::new();
         for n in 0..waiters {
-            waiting.push(begin(replicas[n % REPLICAS].1, n).await?);
+            waiting.push(begin(replicas[n % REPLICAS].1, SESSION, n).await?);
             await_waiters(&mut connection, n + 1).await?;
         }
         let before = RedisLoad::read(&mut connection).await?;
@@ -181,7 +167,7 @@ async fn serve_queue(
     set_foreign(connection).await?;
     let mut answers = JoinSet::new();
     for n in 0..options.waiters {
-        let mut stream = begin(replicas[n % REPLICAS].1, n).await?;
+        let mut stream = begin(replicas[n % REPLICAS].1, SESSION, n).await?;
         await_waiters(connection, n + 1).await?;
         answers.spawn(async move {
             let mut answer = Vec::new();
@@ -201,6 +187,7 @@ async fn serve_queue(
     Ok(())
 }
 
+const SESSION: &str = "idle";
 const KEY: &str = "lock:session:u:idle";
 
 /// Takes the lock for a holder that isn't Seriatim, and doesn't announce its release.
@@ -233,48 +220,6 @@ async fn await_waiters(
     }
 }
 
-/// What Redis has done since its start.
-struct RedisLoad {
-    /// How many scripts clients have called.
-    scripts: f64,
-    /// The CPU time, in seconds.
-    cpu: f64,
-}
-
-impl RedisLoad {
-    async fn read(connection: &mut MultiplexedConnection) -> Result<Self, Failure> {
-        let mut command = ::redis::cmd("INFO");
-        let info: String = command
-            .arg("commandstats")
-            .arg("cpu")
-            .query_async(connection)
-            .await?;
-        let value = |name: &str| {
-            let line = info.lines().find_map(|line| line.strip_prefix(name));
-            let digits = line.unwrap_or("0").split(',').next().unwrap_or("0");
-            digits.parse::<f64>().unwrap_or(0.0)
-        };
-        Ok(Self {
-            scripts: value("cmdstat_evalsha:calls="),
-            cpu: value("used_cpu_user:") + value("used_cpu_sys:"),
-        })
-    }
-}
-
-/// Sends the turn of waiter `n`, and doesn't wait for its response.
-async fn begin(addr: SocketAddr, n: usize) -> Result<TcpStream, Failure> {
-    let mut stream = TcpStream::connect(addr).await?;
-    stream.set_nodelay(true)?;
-    let body = r#"{"session_id":"idle","user_id":"u"}"#;
-    let length = body.len();
-    let request = format!(
-        "POST /chat HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-n: {n}\r\n\
-         content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
-    );
-    stream.write_all(request.as_bytes()).await?;
-    Ok(stream)
-}
-
 async fn replica(
     options: &Options,
     folder: &TempDir,
@@ -302,49 +247,6 @@ async fn replica(
         sleep(Duration::from_millis(10)).await;
     }
     Ok((process, addr))
-}
-
-/// The backend: serves one turn after the other on each connection, each for `turn`.
-async fn serve(
-    listener: TcpListener,
-    turn: Duration,
-    served: ServedTurns,
-) -> Result<(), std::io::Error> {
-    loop {
-        let (mut stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
-        let served = Arc::clone(&served);
-        tokio::spawn(async move {
-            let mut request = Vec::new();
-            loop {
-                if stream.read_buf(&mut request).await? == 0 {
-                    return Ok::<_, std::io::Error>(());
-                }
-                // The body is an object with no object in it.
-                if !request.ends_with(b"}") {
-                    continue;
-                }
-                let began = Instant::now();
-                let text = String::from_utf8_lossy(&request).into_owned();
-                let waiter = text.lines().find_map(|line| line.strip_prefix("x-n: "));
-                let waiter = waiter.and_then(|n| n.trim().parse().ok()).unwrap_or(0);
-                request.clear();
-                sleep(turn).await;
-                let turn = ServedTurn {
-                    waiter,
-                    began,
-                    ended: Instant::now(),
-                };
-                served
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(turn);
-                stream
-                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone")
-                    .await?;
-            }
-        });
-    }
 }
 
 /// The gaps between turns with redis-py's `Lock`, in µs.

@@ -1,11 +1,13 @@
-//! The cost of a turn: Seriatim and a bare reverse proxy of the same stack, on loopback, in one run.
+//! The cost of a turn: Seriatim beside a bare reverse proxy of the same stack, a naive lock, and nginx, HAProxy and Envoy, on
+//! loopback, in one run.
 //!
 //! ```text
-//! cargo bench --bench turns                                 # everything, about six minutes
-//! cargo bench --bench turns -- --quick                      # fewer and shorter slices, about one minute
+//! cargo bench --bench turns                                 # everything, well over half an hour
+//! cargo bench --bench turns -- --quick                      # fewer and shorter slices, about four minutes
 //! cargo bench --bench turns -- --only 300B,c16              # one case; see "What is measured" for the words
 //! cargo bench --bench turns -- --subjects memory,redis      # bare always runs: it is the baseline
 //! cargo bench --bench turns -- --slices 12 --slice-ms 2000
+//! cargo bench --bench turns -- --output tables.md           # the file for the tables: by default, target/turns.md
 //! cargo bench --bench turns -- --seriatim target/release/seriatim    # another build of the proxy
 //! ```
 //!
@@ -18,27 +20,43 @@
 //! | --- | --- |
 //! | backend | a child of this binary, hyper on one thread: reads the whole body, then a short answer or a stream of events |
 //! | `bare` | a child of this binary: hyper and hyper-util's pooled client on tokio's default runtime, no lock |
+//! | `naive` | a child of this binary: `bare` with SET NX and a Lua release in Redis, which runs after the answer has ended |
 //! | `memory` | `seriatim` with its locks in the process |
 //! | `redis` | `seriatim` with its locks in a `redis-server` that this run starts |
 //! | `redis-quiet` | the same with `log.level = "warn"`: `bare` writes no access log either |
+//! | `nginx`, `haproxy`, `envoy` | the products, without a lock: one worker, kept connections to the backend, no access log |
+//!
+//! nginx and HAProxy come from Debian. Envoy comes from PyPI (`tests/proxies/requirements.txt`, in `target/test-proxies-venv` or
+//! the folder of `SERIATIM_TEST_PROXIES`). What isn't installed is named in the report and left out. CPU and memory of a subject
+//! are the sums over its processes; memory that nginx's master and worker share counts twice.
 //!
 //! The load generator is this process, on one thread: keep-alive connections, one session each, prebuilt requests; an answer
-//! with any other status than the expected one is an error. Errors are counted, printed, and make the run fail. A slow run
-//! doesn't fail: no time is asserted.
+//! with any other status than the expected one is an error. Errors are counted, printed, and make the run fail. Only `naive` may
+//! refuse a client because of the client's own last turn: the client waits a millisecond and repeats the turn, the cost of the
+//! refusal is part of the turn's, and a table shows how often it happens. A slow run doesn't fail: no time is asserted.
 //!
 //! # What is measured
 //! The subjects take turns (A B C D A B C D ...), so that noise of the machine affects all alike. The tables show medians over
 //! the slices; the ratio to `bare` is the median of the ratios in each round, with half its interquartile range after ±. The
-//! first lines show how much CPU other processes used: above a few per cent, times mean little (most of all with one client),
-//! and only counts are reliable. More and shorter slices help against noise that lasts seconds (`--slices 32 --slice-ms 250`).
+//! first lines show the machine, the versions, and how much CPU other processes used: above a few per cent, times mean little
+//! (most of all with one client), and only counts are reliable. More and shorter slices help against noise that lasts seconds
+//! (`--slices 32 --slice-ms 250`).
 //!
 //! | words for `--only` | |
 //! | --- | --- |
-//! | `300B` `16KiB` `256KiB` `c1` `c16` `c64` | turns: CPU of the proxy per request, requests per second, latency |
+//! | `300B` `16KiB` `256KiB` `c1` `c16` `c64` | turns: CPU of the proxy and of Redis, commands, requests per second, latency |
 //! | `refusals` | CPU of a 429, while a stream holds the session |
-//! | `streams` | resident memory per idle open stream, and CPU per event that passes |
+//! | `streams` | resident memory per idle open stream (`--streams`), and CPU per event that passes (`--event-streams`) |
+//! | `handover` | 8 and 200 waiters of one session, on one instance: turns per second, gaps between them, order, commands |
+//! | `growth` | a turn with 1 and 1,000 routes, 10 and 10,000 held turns (`--held`), 1 and 1,000 waiters of its session |
+//! | `process` | size of the program, time of a start, memory and CPU without load |
 //!
-//! Idle and loaded memory come with every run; the round trip to Redis (a PING on a plain connection) with the cases of `c1`.
+//! The latency with `c1` is that of a client that sends its next turn as soon as it has read the last. Idle and loaded memory
+//! come with every load; the round trip to Redis (a PING on a plain connection) with the cases of `c1`. Growth counts
+//! instructions, too, where `valgrind` is installed, but not with `--quick`. A start is over when the listener accepts a
+//! connection; that of Envoy includes Python, which its package starts first. The size is that of the file, with the symbols
+//! that it has. Each stream takes two open files of the proxy, so the limit of open files bounds the streams: the report says
+//! so (`ulimit -Hn`).
 //!
 //! # Counting
 //! Counts have almost no noise. With `valgrind` and `strace` installed,
@@ -48,8 +66,8 @@
 //! cargo bench --bench turns -- --budget benches/budget.toml
 //! ```
 //!
-//! `--count` runs each subject twice, with R and with 3 R requests, and prints the difference divided by 2 R, without the cost of
-//! start and end. `--budget` counts the subjects of a budget, and fails if a turn costs more than its budget (`.ci/cost`).
+//! `--count` runs each subject but Envoy twice, with R and with 3 R requests, and prints the difference divided by 2 R, without the
+//! cost of start and end. nginx is one process then. `--budget` counts the subjects of a budget, and fails if a turn costs more than its budget (`.ci/cost`).
 //!
 //! | counted | is | by |
 //! | --- | --- | --- |
@@ -84,16 +102,24 @@ mod turns {
     pub(crate) mod bare;
     pub(crate) mod budget;
     pub(crate) mod client;
+    pub(crate) mod commands;
     pub(crate) mod count;
     pub(crate) mod drive;
     pub(crate) mod findings;
+    pub(crate) mod growth;
+    pub(crate) mod handover;
+    pub(crate) mod idle;
     pub(crate) mod load;
+    pub(crate) mod machine;
     pub(crate) mod measure;
+    pub(crate) mod naive;
     pub(crate) mod options;
+    pub(crate) mod peers;
     pub(crate) mod process;
     pub(crate) mod procfs;
     pub(crate) mod redis;
     pub(crate) mod refusals;
+    pub(crate) mod served;
     pub(crate) mod stage;
     pub(crate) mod statistics;
     pub(crate) mod streams;
@@ -108,7 +134,8 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
 use turns::options::{Mode, Options, Role};
-use turns::{backend, bare, count, drive, measure};
+use turns::procfs::raise_open_files_limit;
+use turns::{backend, bare, count, drive, measure, naive};
 
 /// A failure, which the benchmark only prints.
 type Failure = Box<dyn std::error::Error>;
@@ -121,6 +148,7 @@ fn main() -> ExitCode {
         }
         Mode::Role(Role::Backend) => backend::run(),
         Mode::Role(Role::Bare { upstream }) => bare::run(upstream),
+        Mode::Role(Role::Naive { upstream, redis }) => naive::run(upstream, redis),
         _ => coordinate(&options),
     });
     match outcome {
@@ -138,6 +166,7 @@ fn main() -> ExitCode {
 /// It uses one thread, because waking other threads would be measured, too. A signal ends the future and not the process, so
 /// that each child is ended by its guard.
 fn coordinate(options: &Options) -> Result<bool, Failure> {
+    raise_open_files_limit();
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;

@@ -46,6 +46,7 @@ pub(crate) async fn drive(options: &Options, addr: SocketAddr) -> Result<bool, F
     let Tally {
         mut latencies,
         errors,
+        ..
     } = load.exactly(addr, options.requests).await;
     let took = begun.elapsed();
     let (turns, seconds) = (latencies.len(), took.as_secs_f64());

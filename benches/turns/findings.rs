@@ -1,11 +1,11 @@
-//! The results of a run, and how they are printed: one table for each question.
+//! The results of a run, and the report on them: one table for each question.
 
 use super::load::{Errors, Slice};
 use super::options::Plan;
 use super::statistics::median;
 use super::streams::Streams;
 use super::subject::Kind;
-use super::table::{Table, beside, figure};
+use super::table::{Table, beside, figure, ratio};
 
 /// The results. Unless stated otherwise, a list has one entry for each subject, in the order of `cast`; the baseline is first.
 #[derive(Debug)]
@@ -20,6 +20,14 @@ pub(crate) struct Findings {
     /// One entry for each subject that has a lock.
     pub(crate) refusals: Vec<(Kind, Vec<Slice>)>,
     pub(crate) streams: Vec<Streams>,
+    /// How many streams were open: idle ones, and ones with events.
+    pub(crate) open_streams: (usize, usize),
+    /// The tables of the parts that make their own.
+    pub(crate) tables: Vec<Table>,
+    /// Redis's commands per turn of each subject that has a Redis.
+    pub(crate) commands: Vec<(Kind, f64)>,
+    /// What the reader of the tables should know: the machine, and what was left out.
+    pub(crate) notes: Vec<String>,
     /// The share of the machine's CPU that other processes used, in per cent.
     pub(crate) others: f64,
     /// What could not be measured, and why.
@@ -47,6 +55,10 @@ impl Findings {
             turns: Vec::new(),
             refusals: Vec::new(),
             streams: Vec::new(),
+            open_streams: (0, 0),
+            tables: Vec::new(),
+            commands: Vec::new(),
+            notes: Vec::new(),
             others: f64::NAN,
             problems: Vec::new(),
         }
@@ -57,42 +69,125 @@ impl Findings {
         self.problems.is_empty() && self.errors.iter().all(|errors| errors.count == 0)
     }
 
-    pub(crate) fn print(&self, plan: &Plan) {
+    /// The whole report, in Markdown.
+    pub(crate) fn report(&self, plan: &Plan) -> String {
         let (slices, length) = (plan.slices, plan.slice.as_millis());
-        println!(
-            "\nMedians of {slices} slices of {length} ms, in turn; × is the multiple of bare."
-        );
-        println!(
+        let mut lines = vec!["# The cost of a turn".to_owned()];
+        lines.extend(self.notes.iter().cloned());
+        lines.push(format!(
             "Other processes used {:.0} % of the machine meanwhile.",
             self.others
-        );
-        self.compared("CPU of the proxy per request, µs", |slice| slice.cpu)
-            .print();
-        self.compared(
-            "Requests per second (all processes share the cores)",
-            |slice| slice.per_second,
-        )
-        .print();
-        self.latency().print();
-        self.added_latency().print();
-        self.refused().print();
-        self.memory().print();
-        self.streamed(plan.streams).print();
-        println!();
+        ));
+        lines.push(format!(
+            "Medians of {slices} slices of {length} ms, in turn; × is the multiple of bare, or of the figure with few."
+        ));
+        let mut report = lines.join("\n\n") + "\n";
+        let own = [
+            self.summary(),
+            self.compared("CPU of the proxy per request, µs", |slice| slice.cpu),
+            self.compared(
+                "Requests per second (all processes share the cores)",
+                |slice| slice.per_second,
+            ),
+            self.latency(),
+            self.added_latency(),
+            self.of_redis(),
+            self.refused_own(),
+            self.refused(),
+            self.memory(),
+            self.streamed(),
+        ];
+        for table in own.iter().chain(&self.tables) {
+            report.push_str(&table.markdown());
+        }
+        report.push('\n');
         for problem in &self.problems {
-            println!("INCOMPLETE: {problem}");
+            report.push_str(&format!("INCOMPLETE: {problem}\n"));
         }
         for (kind, errors) in self.cast.iter().zip(&self.errors) {
             if let Some(example) = &errors.example {
-                println!("ERRORS: {kind}: {}, such as: {example}", errors.count);
+                report.push_str(&format!(
+                    "ERRORS: {kind}: {}, such as: {example}\n",
+                    errors.count
+                ));
             }
         }
         if self.sound() {
-            println!("Every answer had the status it should have.");
+            report.push_str("Every answer had the status it should have.\n");
         }
+        report
     }
 
-    /// Prints one row for each case, with one column for each subject.
+    /// Everything at a glance: one row for each subject.
+    fn summary(&self) -> Table {
+        let cases = self.turns.iter().map(|turns| turns.name.as_str());
+        let columns = ["subject"].into_iter().chain(cases).chain([
+            "a refusal, µs",
+            "KiB per stream",
+            "µs per event",
+        ]);
+        let mut table = Table::new("CPU per request × bare, and the rest at a glance", columns);
+        if self.turns.is_empty() && self.refusals.is_empty() && self.streams.is_empty() {
+            return table;
+        }
+        for (index, kind) in self.cast.iter().enumerate() {
+            let mut row = vec![kind.to_string()];
+            for Turns { series, .. } in &self.turns {
+                let cpu = |slices: &[Slice]| pick(slices, |slice| slice.cpu);
+                let (ratio, _) = ratio(&cpu(&series[index]), &cpu(&series[0]));
+                row.push(figure(ratio));
+            }
+            let refusals = self.refusals.iter().find(|(other, _)| other == kind);
+            let refusal = refusals.map(|(_, slices)| median(&pick(slices, |slice| slice.cpu)));
+            row.push(figure(refusal.unwrap_or(f64::NAN)));
+            let streams = self.streams.iter().find(|streams| streams.kind == *kind);
+            row.push(figure(streams.map_or(f64::NAN, |it| it.kib_per_stream)));
+            row.push(figure(
+                streams.map_or(f64::NAN, |it| median(&it.cpu_per_event)),
+            ));
+            table.row(row);
+        }
+        table
+    }
+
+    /// The commands and the CPU time of Redis.
+    fn of_redis(&self) -> Table {
+        let mut table = Table::new(
+            "Redis per turn",
+            ["subject", "case", "CPU of Redis, µs", "commands"],
+        );
+        for Turns { name, series, .. } in &self.turns {
+            for (kind, slices) in self.cast.iter().zip(series) {
+                let commands = self.commands.iter().find(|(other, _)| other == kind);
+                if let Some((_, commands)) = commands {
+                    let cpu = median(&pick(slices, |slice| slice.redis_cpu));
+                    table.row([
+                        kind.to_string(),
+                        name.clone(),
+                        figure(cpu),
+                        figure(*commands),
+                    ]);
+                }
+            }
+        }
+        table
+    }
+
+    /// What a client meets that sends its next turn as soon as it has read its last.
+    fn refused_own(&self) -> Table {
+        let mut table =
+            self.by_case("Turns of a client that are refused because of its own last turn, %");
+        for Turns { name, series, .. } in &self.turns {
+            let shares = self.cast.iter().zip(series).map(|(kind, slices)| {
+                let share = median(&pick(slices, |slice| slice.refused));
+                figure(if kind.locks() { share } else { f64::NAN })
+            });
+            table.row(std::iter::once(name.clone()).chain(shares));
+        }
+        table
+    }
+
+    /// A table with one row for each case, and one column for each subject.
     fn by_case(&self, title: &str) -> Table {
         Table::new(
             title,
@@ -122,7 +217,7 @@ impl Findings {
             let both = series.iter().map(|slices| {
                 let p50 = figure(median(&pick(slices, |slice| slice.p50)));
                 format!(
-                    "{p50} / {:>5}",
+                    "{p50} / {}",
                     figure(median(&pick(slices, |slice| slice.p99)))
                 )
             });
@@ -131,7 +226,7 @@ impl Findings {
         table
     }
 
-    /// Prints what the lock adds to the latency of a single client, round by round.
+    /// What the lock adds to the latency of a single client, round by round.
     fn added_latency(&self) -> Table {
         let title = "Added p50 of a lone client over bare, and in round trips to Redis";
         let mut table = Table::new(
@@ -207,9 +302,11 @@ impl Findings {
         table
     }
 
-    fn streamed(&self, held: usize) -> Table {
-        let title =
-            format!("Streams: memory of {held} idle ones, CPU of 50 with 20 events a second each");
+    fn streamed(&self) -> Table {
+        let (idle, busy) = self.open_streams;
+        let title = format!(
+            "Streams: memory of {idle} idle ones, CPU of {busy} with 20 events a second each"
+        );
         let mut table = Table::new(&title, ["subject", "KiB per stream", "CPU µs per event"]);
         for Streams {
             kind,

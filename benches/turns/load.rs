@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use super::client::Connection;
-use super::procfs::CpuTime;
 use super::statistics::{micros, quantile};
 use super::subject::Subject;
 use crate::Failure;
@@ -20,6 +19,9 @@ const WARM_UP: Duration = Duration::from_millis(150);
 
 /// A response that takes longer than this counts as an error.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a client waits after a tolerated refusal.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// After this many errors a client stops: the slice is worthless.
 const ERRORS_PER_CLIENT: usize = 100;
@@ -31,14 +33,20 @@ pub(crate) struct Load {
     pub(crate) requests: Vec<Arc<[u8]>>,
     /// The expected status. Any other is an error.
     pub(crate) expected: u16,
+    /// A status that is counted, and after which the client pauses and sends the request again.
+    pub(crate) tolerated: Option<u16>,
 }
 
 /// The results of a slice.
 #[derive(Debug)]
 pub(crate) struct Slice {
     pub(crate) per_second: f64,
-    /// CPU time of the proxy per request, in µs.
+    /// CPU time of the proxy per expected response, in µs. That of tolerated refusals is part of it.
     pub(crate) cpu: f64,
+    /// CPU time of Redis per expected response, in µs; NaN: the subject has no Redis.
+    pub(crate) redis_cpu: f64,
+    /// The share of requests that were refused and then sent again, in per cent.
+    pub(crate) refused: f64,
     /// Latency, in µs.
     pub(crate) p50: f64,
     pub(crate) p99: f64,
@@ -56,6 +64,10 @@ pub(crate) struct Errors {
 pub(crate) struct Tally {
     /// The latency, in µs, of each expected response that ended while the slice was measured.
     pub(crate) latencies: Vec<f64>,
+    /// How many of these requests were refused at first.
+    pub(crate) refused: usize,
+    /// How many tolerated refusals there were in all.
+    pub(crate) refusals: usize,
     pub(crate) errors: Errors,
 }
 
@@ -80,21 +92,27 @@ impl Load {
         time: Duration,
         errors: &mut Errors,
     ) -> Result<Slice, Failure> {
-        let pid = subject.process.id();
         let gate = Arc::new(Gate::default());
         let clients = self.begin(subject.addr, &gate);
         tokio::time::sleep(WARM_UP).await;
         gate.measuring.store(true, Ordering::Relaxed);
-        let (begun, before) = (Instant::now(), CpuTime::of(pid)?);
+        let (begun, before) = (Instant::now(), subject.cpu()?);
+        let redis_before = subject.redis_cpu()?;
         tokio::time::sleep(time).await;
         gate.over.store(true, Ordering::Relaxed);
-        let (took, cpu) = (begun.elapsed(), CpuTime::of(pid)?.since(before));
+        let (took, cpu) = (begun.elapsed(), subject.cpu()?.since(before));
+        let redis_cpu = match (subject.redis_cpu()?, redis_before) {
+            (Some(now), Some(before)) => micros(now.since(before)),
+            _ => f64::NAN,
+        };
         let mut tally = finish(clients).await;
         errors.add(tally.errors);
         let turns = tally.latencies.len() as f64;
         Ok(Slice {
             per_second: turns / took.as_secs_f64(),
             cpu: micros(cpu) / turns,
+            redis_cpu: redis_cpu / turns,
+            refused: tally.refused as f64 * 100.0 / turns,
             p50: quantile(&mut tally.latencies, 0.5),
             p99: quantile(&mut tally.latencies, 0.99),
         })
@@ -119,7 +137,7 @@ impl Load {
             clients.spawn(client(
                 addr,
                 Arc::clone(request),
-                self.expected,
+                (self.expected, self.tolerated),
                 Arc::clone(gate),
             ));
         }
@@ -128,16 +146,29 @@ impl Load {
 }
 
 /// Sends turn after turn on one connection, and opens a new one after an error.
-async fn client(addr: SocketAddr, request: Arc<[u8]>, expected: u16, gate: Arc<Gate>) -> Tally {
+async fn client(
+    addr: SocketAddr,
+    request: Arc<[u8]>,
+    (expected, tolerated): (u16, Option<u16>),
+    gate: Arc<Gate>,
+) -> Tally {
     let mut tally = Tally::default();
     let mut open = None;
-    while tally.errors.count < ERRORS_PER_CLIENT && gate.admits() {
+    let mut repeats = false;
+    while tally.errors.count < ERRORS_PER_CLIENT && gate.goes_on(repeats) {
         let begun = Instant::now();
+        let is_repeat = std::mem::take(&mut repeats);
         match turn(&mut open, addr, &request).await {
+            Ok(status) if Some(status) == tolerated => {
+                tally.refusals += 1;
+                repeats = true;
+                tokio::time::sleep(PAUSE).await;
+            }
             Ok(status) if status != expected => tally
                 .errors
                 .one(format!("status {status} instead of {expected}")),
             Ok(_) if gate.measuring.load(Ordering::Relaxed) => {
+                tally.refused += usize::from(is_repeat);
                 tally.latencies.push(micros(begun.elapsed()))
             }
             Ok(_) => {}
@@ -177,6 +208,11 @@ async fn finish(mut clients: JoinSet<Tally>) -> Tally {
 // === impl Gate ===
 
 impl Gate {
+    /// Whether a client may send: the turn that was refused again, or one more.
+    fn goes_on(&self, repeats: bool) -> bool {
+        (repeats && !self.over.load(Ordering::Relaxed)) || self.admits()
+    }
+
     /// Whether one more turn may begin. If so, it is subtracted from the turns that are left.
     fn admits(&self) -> bool {
         let take = |left: usize| left.checked_sub(1);
@@ -210,6 +246,8 @@ impl Tally {
             match ended {
                 Ok(tally) => {
                     self.latencies.extend(tally.latencies);
+                    self.refused += tally.refused;
+                    self.refusals += tally.refusals;
                     self.errors.add(tally.errors);
                 }
                 Err(panic) => self.errors.one(format!("a client broke: {panic}")),

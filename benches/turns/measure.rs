@@ -7,10 +7,10 @@ use super::client::request;
 use super::findings::{Findings, Turns};
 use super::load::{Load, Slice};
 use super::options::{Case, Options, Plan};
-use super::procfs::{MachineTime, resident_kib};
+use super::procfs::MachineTime;
 use super::stage::Stage;
 use super::subject::{Kind, Subject};
-use super::{redis, refusals, streams};
+use super::{commands, growth, handover, idle, machine, redis, refusals, streams};
 use crate::Failure;
 
 /// How long the round trip to Redis is measured in a round.
@@ -23,6 +23,8 @@ pub(crate) async fn run(options: &Options) -> Result<bool, Failure> {
     let (cast, skipped) = stage.castable(&options.subjects);
     let mut findings = Findings::of(cast);
     findings.problems.extend(skipped);
+    findings.notes = machine::describe(&stage, &findings.cast);
+    findings.notes.extend(stage.absent(&options.subjects));
     // What was found before a failure is worth its minutes.
     if let Err(failure) = gather(&stage, options, &mut findings).await {
         findings
@@ -32,16 +34,24 @@ pub(crate) async fn run(options: &Options) -> Result<bool, Failure> {
     // Only children that have ended count as this process's own time.
     drop(stage);
     findings.others = MachineTime::now()?.others_since(began);
-    findings.print(&options.plan);
+    let report = findings.report(&options.plan);
+    println!("\n{report}");
+    if let Some(folder) = options.output.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let written = std::fs::write(&options.output, report);
+    written.map_err(|error| format!("{}: {error}", options.output.display()))?;
+    println!("Written to {}", options.output.display());
     Ok(findings.sound())
 }
 
 async fn gather(stage: &Stage, options: &Options, findings: &mut Findings) -> Result<(), Failure> {
     let plan = &options.plan;
     let mut subjects = Vec::new();
-    for &kind in &findings.cast {
+    let has_load = !options.cases().is_empty() || options.wants("refusals");
+    for &kind in findings.cast.iter().filter(|_| has_load) {
         let subject = Subject::start(stage, kind, &[]).await?;
-        findings.idle_kib.push(resident_kib(subject.process.id())?);
+        findings.idle_kib.push(subject.resident_kib()?);
         subjects.push(subject);
     }
     for case in options.cases() {
@@ -51,14 +61,25 @@ async fn gather(stage: &Stage, options: &Options, findings: &mut Findings) -> Re
         refusals::run(&subjects, plan, findings).await?;
     }
     for subject in &subjects {
-        findings
-            .loaded_kib
-            .push(resident_kib(subject.process.id())?);
+        findings.loaded_kib.push(subject.resident_kib()?);
+    }
+    for subject in subjects.iter().filter(|subject| subject.redis.is_some()) {
+        let commands = commands::per_turn(stage, subject).await?;
+        findings.commands.push((subject.kind, commands));
     }
     // Their timers would take CPU from the streams' subjects, which are processes of their own.
     drop(subjects);
     if options.wants("streams") {
         streams::run(stage, plan, findings).await?;
+    }
+    if options.wants("handover") {
+        handover::run(stage, plan, findings).await?;
+    }
+    if options.wants("growth") {
+        growth::run(stage, plan, findings).await?;
+    }
+    if options.wants("process") {
+        idle::run(stage, plan, findings).await?;
     }
     Ok(())
 }
@@ -107,5 +128,7 @@ pub(crate) fn load(kind: Kind, size: usize, connections: usize) -> Load {
     Load {
         requests: requests.collect(),
         expected: 200,
+        // It releases after its response has ended, and so refuses some of its own clients.
+        tolerated: (kind == Kind::Naive).then_some(refusals::BUSY),
     }
 }

@@ -15,7 +15,10 @@ const CASES: [(&str, usize, &[usize]); 3] = [
 ];
 
 /// The parts of a run that aren't turns.
-const SECTIONS: [&str; 2] = ["refusals", "streams"];
+const SECTIONS: [&str; 5] = ["refusals", "streams", "handover", "growth", "process"];
+
+/// Cargo runs a benchmark in the folder of its package.
+const OUTPUT: &str = "target/turns.md";
 
 /// The options of libtest. Cargo and users' aliases pass these to every benchmark.
 const HARNESS: [&str; 9] = [
@@ -40,6 +43,8 @@ pub(crate) struct Options {
     pub(crate) seriatim: PathBuf,
     pub(crate) plan: Plan,
     pub(crate) only: Vec<String>,
+    /// The file for the tables.
+    pub(crate) output: PathBuf,
     /// The command that starts the subject, such as `valgrind`.
     pub(crate) under: Vec<String>,
     pub(crate) requests: usize,
@@ -64,7 +69,13 @@ pub(crate) enum Mode {
 #[derive(Debug)]
 pub(crate) enum Role {
     Backend,
-    Bare { upstream: SocketAddr },
+    Bare {
+        upstream: SocketAddr,
+    },
+    Naive {
+        upstream: SocketAddr,
+        redis: SocketAddr,
+    },
 }
 
 /// How long, how often and with how many connections a run measures.
@@ -75,6 +86,44 @@ pub(crate) struct Plan {
     pub(crate) slice: Duration,
     /// How many idle streams are open at once.
     pub(crate) streams: usize,
+    /// How many streams are open at once while events pass.
+    pub(crate) event_streams: usize,
+    /// How many turns are held while others run, for their growth.
+    pub(crate) held: usize,
+    /// Whether instructions are counted, for the growth of turns. It takes minutes.
+    pub(crate) counts: bool,
+    /// How often each subject is started, for the time of a start.
+    pub(crate) starts: usize,
+    /// How long the CPU time of idle processes is measured.
+    pub(crate) idle: Duration,
+}
+
+impl Plan {
+    fn whole() -> Self {
+        Self {
+            slices: 8,
+            slice: Duration::from_secs(1),
+            streams: 10_000,
+            event_streams: 1000,
+            held: 10_000,
+            counts: true,
+            starts: 9,
+            idle: Duration::from_secs(10),
+        }
+    }
+
+    fn quick() -> Self {
+        Self {
+            slices: 3,
+            slice: Duration::from_millis(300),
+            streams: 200,
+            event_streams: 50,
+            held: 1000,
+            counts: false,
+            starts: 3,
+            idle: Duration::from_secs(2),
+        }
+    }
 }
 
 /// A body size and a number of connections.
@@ -96,11 +145,8 @@ impl Options {
             ),
             subjects: Kind::ALL.to_vec(),
             seriatim: PathBuf::from(env!("CARGO_BIN_EXE_seriatim")),
-            plan: Plan {
-                slices: 8,
-                slice: Duration::from_secs(1),
-                streams: 500,
-            },
+            plan: Plan::whole(),
+            output: PathBuf::from(OUTPUT),
             only: Vec::new(),
             under: Vec::new(),
             requests: 1000,
@@ -122,18 +168,15 @@ impl Options {
                 "--test" => test = true,
                 // nextest asks every target for its tests; this one has none.
                 "--list" => options.mode = Mode::Say(String::new()),
-                "--quick" => {
-                    options.plan = Plan {
-                        slices: 3,
-                        slice: Duration::from_millis(300),
-                        streams: 200,
-                    }
-                }
+                "--quick" => options.plan = Plan::quick(),
                 "--slices" => options.plan.slices = value()?.parse::<usize>()?.max(1),
                 "--slice-ms" => {
                     options.plan.slice = Duration::from_millis(value()?.parse::<u64>()?.max(50))
                 }
                 "--streams" => options.plan.streams = value()?.parse::<usize>()?.max(1),
+                "--event-streams" => options.plan.event_streams = value()?.parse::<usize>()?.max(1),
+                "--held" => options.plan.held = value()?.parse::<usize>()?.max(1),
+                "--output" => options.output = value()?.into(),
                 "--only" => options.restrict(&value()?)?,
                 "--subjects" => options.subjects = cast(&value()?)?,
                 "--seriatim" => options.seriatim = value()?.into(),
@@ -252,16 +295,20 @@ fn cast(names: &str) -> Result<Vec<Kind>, Failure> {
 }
 
 fn role(name: &str, arguments: &mut impl Iterator<Item = String>) -> Result<Role, Failure> {
+    let mut addr = |flag: &str| -> Result<SocketAddr, Failure> {
+        let value = arguments.nth(1);
+        let value = value.ok_or_else(|| format!("the role {name} needs {flag} ADDRESS"))?;
+        Ok(value.parse()?)
+    };
     match name {
         "backend" => Ok(Role::Backend),
-        "bare" => {
-            let upstream = arguments
-                .nth(1)
-                .ok_or("the role bare needs --upstream ADDRESS")?;
-            Ok(Role::Bare {
-                upstream: upstream.parse()?,
-            })
-        }
+        "bare" => Ok(Role::Bare {
+            upstream: addr("--upstream")?,
+        }),
+        "naive" => Ok(Role::Naive {
+            upstream: addr("--upstream")?,
+            redis: addr("--redis")?,
+        }),
         _ => Err(format!("no role {name:?}; roles are for this program's own children").into()),
     }
 }

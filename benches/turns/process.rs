@@ -2,10 +2,16 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
 use crate::Failure;
+
+/// How long a group may take to end by itself.
+const GROUP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The text before the address on the first line that a role prints.
 const ADDRESS_MARK: &str = "listening ";
@@ -15,6 +21,8 @@ const ADDRESS_MARK: &str = "listening ";
 pub(crate) struct Process {
     name: String,
     child: Child,
+    /// Whether the child leads a process group, which ends with it.
+    leads_group: bool,
 }
 
 // === impl Process ===
@@ -27,7 +35,15 @@ impl Process {
         Ok(Self {
             name: name.to_owned(),
             child,
+            leads_group: false,
         })
+    }
+
+    /// Starts a program that starts processes of its own: dropping the guard kills these, too.
+    pub(crate) fn spawn_group(name: &str, command: &mut Command) -> Result<Self, Failure> {
+        let mut process = Self::spawn(name, command.process_group(0))?;
+        process.leads_group = true;
+        Ok(process)
     }
 
     /// Starts this binary again in a role, and waits until it has printed its address.
@@ -85,8 +101,28 @@ impl Process {
     }
 }
 
+impl Process {
+    /// Ends the group: its leader first, which waits for its children, so that their CPU time counts as this run's own. What is
+    /// left is killed, because a worker of nginx outlives a master that is killed.
+    fn end_group(&mut self) {
+        let leader = Pid::from_child(&self.child);
+        let _ = kill_process(leader, Signal::TERM);
+        let begun = Instant::now();
+        while let Ok(None) = self.child.try_wait() {
+            if begun.elapsed() > GROUP_PATIENCE {
+                let _ = kill_process_group(leader, Signal::KILL);
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
+        if self.leads_group {
+            self.end_group();
+        }
         // An error means that it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();

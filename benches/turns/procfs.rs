@@ -21,6 +21,20 @@ pub(crate) struct CpuTime {
 // === impl CpuTime ===
 
 impl CpuTime {
+    /// The CPU time of a process and of those that it has started.
+    pub(crate) fn of_family(pid: u32) -> Result<Self, Failure> {
+        let mut sum = Self {
+            threads: Duration::ZERO,
+            process: Duration::ZERO,
+        };
+        for pid in family(pid)? {
+            let one = Self::of(pid)?;
+            sum.threads += one.threads;
+            sum.process += one.process;
+        }
+        Ok(sum)
+    }
+
     pub(crate) fn of(pid: u32) -> Result<Self, Failure> {
         let gone = |error: io::Error| format!("can't read the CPU time of process {pid}: {error}");
         let mut threads = Duration::ZERO;
@@ -110,6 +124,23 @@ impl MachineTime {
     }
 }
 
+/// A process, its children, and theirs.
+pub(crate) fn family(pid: u32) -> Result<Vec<u32>, Failure> {
+    let mut family = vec![pid];
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let children = fs::read_to_string(thread?.path().join("children")).unwrap_or_default();
+        for child in children.split_whitespace() {
+            family.extend(self::family(child.parse()?)?);
+        }
+    }
+    Ok(family)
+}
+
+/// Resident memory of a process and of those that it has started, KiB. What they share counts once for each.
+pub(crate) fn family_resident_kib(pid: u32) -> Result<f64, Failure> {
+    family(pid)?.into_iter().map(resident_kib).sum()
+}
+
 /// Resident memory (`VmRSS`), KiB.
 pub(crate) fn resident_kib(pid: u32) -> Result<f64, Failure> {
     status_kib(pid, "VmRSS:")
@@ -123,6 +154,15 @@ pub(crate) fn status_kib(pid: u32, field: &str) -> Result<f64, Failure> {
         .find_map(|line| line.strip_prefix(field))
         .ok_or_else(|| format!("a process without {field} has ended"))?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+/// Raises the limit of open files of this process, and of the children that it will have, as far as the system allows.
+pub(crate) fn raise_open_files_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // A limit that stays means fewer streams, and the report says so.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 /// How many files this process may have open. Each child has the same limit.

@@ -1,10 +1,11 @@
-//! The `redis-server` of this run, and the round trip to it.
+//! The `redis-server` of this run, what it has done, and the round trip to it.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ::redis::aio::MultiplexedConnection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -19,7 +20,17 @@ const PONG: &[u8] = b"+PONG\r\n";
 #[derive(Debug)]
 pub(crate) struct Redis {
     pub(crate) addr: SocketAddr,
-    _process: Process,
+    pub(crate) process: Process,
+}
+
+/// What Redis has done since its start.
+pub(crate) struct RedisLoad {
+    /// How many scripts clients have called.
+    pub(crate) scripts: f64,
+    /// How many times SET has been executed, also by scripts.
+    pub(crate) sets: f64,
+    /// The CPU time, in seconds.
+    pub(crate) cpu: f64,
 }
 
 // === impl Redis ===
@@ -49,10 +60,7 @@ impl Redis {
         let begun = Instant::now();
         loop {
             if round_trip(addr, Duration::ZERO).await.is_ok() {
-                return Ok(Self {
-                    addr,
-                    _process: process,
-                });
+                return Ok(Self { addr, process });
             }
             if let Some(status) = process.ended()? {
                 return Err(format!("redis-server ended at its start: {status}").into());
@@ -63,6 +71,35 @@ impl Redis {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+// === impl RedisLoad ===
+
+impl RedisLoad {
+    pub(crate) async fn read(connection: &mut MultiplexedConnection) -> Result<Self, Failure> {
+        let mut command = ::redis::cmd("INFO");
+        let info: String = command
+            .arg("commandstats")
+            .arg("cpu")
+            .query_async(connection)
+            .await?;
+        let value = |name: &str| {
+            let line = info.lines().find_map(|line| line.strip_prefix(name));
+            let digits = line.unwrap_or("0").split(',').next().unwrap_or("0");
+            digits.parse::<f64>().unwrap_or(0.0)
+        };
+        Ok(Self {
+            scripts: value("cmdstat_evalsha:calls="),
+            sets: value("cmdstat_set:calls="),
+            cpu: value("used_cpu_user:") + value("used_cpu_sys:"),
+        })
+    }
+}
+
+/// Opens a connection for this program's own commands.
+pub(crate) async fn connect(addr: SocketAddr) -> Result<MultiplexedConnection, Failure> {
+    let client = ::redis::Client::open(format!("redis://{addr}/0"))?;
+    Ok(client.get_multiplexed_async_connection().await?)
 }
 
 /// Sends PINGs one after the other for `time`, one at least. Returns the median round trip in µs.

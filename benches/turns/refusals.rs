@@ -14,7 +14,7 @@ const SIZE: usize = 300;
 const CLIENTS: usize = 16;
 
 /// The status of the refusal by default (`[busy]`).
-const BUSY: u16 = 429;
+pub(crate) const BUSY: u16 = 429;
 
 /// Measures one series of slices for each subject that has a lock.
 pub(crate) async fn run(
@@ -47,6 +47,7 @@ pub(crate) async fn run(
             let load = Load {
                 requests: vec![turn; CLIENTS],
                 expected: BUSY,
+                tolerated: None,
             };
             slices.push(load.slice(subject, plan.slice, errors).await?);
         }

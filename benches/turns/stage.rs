@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::options::Options;
+use super::peers;
 use super::process::Process;
 use super::redis::Redis;
 use super::subject::Kind;
@@ -45,11 +46,12 @@ impl Stage {
         })
     }
 
-    /// The wanted subjects that can run, and why the others can't.
+    /// The wanted subjects that can run, and why the others can't. A product that isn't installed is left out.
     pub(crate) fn castable(&self, wanted: &[Kind]) -> (Vec<Kind>, Option<String>) {
         let (cast, missing): (Vec<_>, Vec<_>) = wanted
             .iter()
             .copied()
+            .filter(|kind| !kind.is_peer() || peers::find(kind.name()).is_some())
             .partition(|kind| !kind.needs_redis() || self.redis.is_some());
         let names: Vec<_> = missing.iter().map(|kind| kind.name()).collect();
         let problem = format!(
@@ -57,6 +59,32 @@ impl Stage {
             names.join(", ")
         );
         (cast, (!missing.is_empty()).then_some(problem))
+    }
+
+    /// A note about the wanted products that aren't installed.
+    pub(crate) fn absent(&self, wanted: &[Kind]) -> Option<String> {
+        let absent: Vec<_> = wanted
+            .iter()
+            .filter(|kind| kind.is_peer() && peers::find(kind.name()).is_none())
+            .map(|kind| kind.name())
+            .collect();
+        (!absent.is_empty()).then(|| format!("Left out, not installed: {}.", absent.join(", ")))
+    }
+
+    /// The Redis that a subject uses; `None`: it needs none.
+    pub(crate) fn redis_addr(&self, kind: Kind) -> Result<Option<SocketAddr>, Failure> {
+        match (kind.needs_redis(), &self.redis) {
+            (false, _) => Ok(None),
+            (true, Some(redis)) => Ok(Some(redis.addr)),
+            (true, None) => {
+                Err(format!("{kind} needs a redis-server, and there is none on PATH").into())
+            }
+        }
+    }
+
+    pub(crate) fn redis_pid(&self, kind: Kind) -> Option<u32> {
+        let redis = self.redis.as_ref().filter(|_| kind.needs_redis())?;
+        Some(redis.process.id())
     }
 }
 

@@ -12,16 +12,13 @@ use super::backend;
 use super::client::{Connection, request};
 use super::findings::Findings;
 use super::options::Plan;
-use super::procfs::{CpuTime, open_files_limit, resident_kib};
+use super::procfs::open_files_limit;
 use super::stage::Stage;
 use super::statistics::micros;
 use super::subject::{Kind, Subject};
 use crate::Failure;
 
 const SIZE: usize = 300;
-
-/// How many streams are open while events are counted.
-const BUSY_STREAMS: usize = 50;
 
 /// The pause before and after a measurement, so that opening and closing streams isn't counted.
 const SETTLE: Duration = Duration::from_millis(600);
@@ -36,20 +33,26 @@ pub(crate) struct Streams {
     pub(crate) cpu_per_event: Vec<f64>,
 }
 
+/// How many streams the limit of open files allows. A stream takes two in the proxy, and one each here and in the backend.
+pub(crate) fn most_streams() -> usize {
+    open_files_limit().saturating_sub(200) / 2
+}
+
 /// Starts all subjects anew, and measures them.
 pub(crate) async fn run(
     stage: &Stage,
     plan: &Plan,
     findings: &mut Findings,
 ) -> Result<(), Failure> {
-    // A stream takes two open files in the proxy, and one each here and in the backend.
-    let streams = plan.streams.min(open_files_limit().saturating_sub(200) / 2);
+    let streams = plan.streams.min(most_streams());
+    let busy_streams = plan.event_streams.min(most_streams());
     if streams < plan.streams {
-        eprintln!(
-            "streams: {streams} instead of {}, for the limit of open files (ulimit -n)",
+        findings.notes.push(format!(
+            "{streams} streams instead of {}, for the limit of open files (`ulimit -n`).",
             plan.streams
-        );
+        ));
     }
+    findings.open_streams = (streams, busy_streams);
     let mut fresh = Vec::new();
     for &kind in &findings.cast {
         eprintln!("streams: {streams} idle ones through {kind}");
@@ -67,7 +70,9 @@ pub(crate) async fn run(
         for (subject, result) in fresh.iter().zip(&mut findings.streams) {
             // A second has twenty events of each stream; in less, rounding would matter.
             let time = plan.slice.max(Duration::from_secs(1));
-            result.cpu_per_event.push(busy(subject, round, time).await?);
+            result
+                .cpu_per_event
+                .push(busy(subject, round, time, busy_streams).await?);
         }
     }
     Ok(())
@@ -76,7 +81,7 @@ pub(crate) async fn run(
 /// Holds idle streams open. Returns how much resident memory grew for each, in KiB.
 async fn idle(subject: &Subject, streams: usize) -> Result<f64, Failure> {
     tokio::time::sleep(SETTLE).await;
-    let before = resident_kib(subject.process.id())?;
+    let before = subject.resident_kib()?;
     let mut open = Vec::with_capacity(streams);
     for stream in 0..streams {
         open.push(
@@ -89,17 +94,22 @@ async fn idle(subject: &Subject, streams: usize) -> Result<f64, Failure> {
         );
     }
     tokio::time::sleep(SETTLE).await;
-    let after = resident_kib(subject.process.id())?;
+    let after = subject.resident_kib()?;
     drop(open);
     tokio::time::sleep(SETTLE).await;
     Ok((after - before) / streams as f64)
 }
 
 /// Streams events for `time`. Returns the CPU time per event, in µs.
-async fn busy(subject: &Subject, round: usize, time: Duration) -> Result<f64, Failure> {
+async fn busy(
+    subject: &Subject,
+    round: usize,
+    time: Duration,
+    streams: usize,
+) -> Result<f64, Failure> {
     let seen = Arc::new(AtomicUsize::new(0));
     let mut readers = JoinSet::new();
-    for stream in 0..BUSY_STREAMS {
+    for stream in 0..streams {
         // A new session in each round: that of the last round may still be locked.
         let session = format!("{}-events-{round}-{stream}", subject.kind);
         let mut open = begin(subject, backend::EVENTS, &session).await?;
@@ -114,15 +124,9 @@ async fn busy(subject: &Subject, round: usize, time: Duration) -> Result<f64, Fa
         });
     }
     tokio::time::sleep(SETTLE).await;
-    let (first, before) = (
-        seen.load(Ordering::Relaxed),
-        CpuTime::of(subject.process.id())?,
-    );
+    let (first, before) = (seen.load(Ordering::Relaxed), subject.cpu()?);
     tokio::time::sleep(time).await;
-    let (last, cpu) = (
-        seen.load(Ordering::Relaxed),
-        CpuTime::of(subject.process.id())?.since(before),
-    );
+    let (last, cpu) = (seen.load(Ordering::Relaxed), subject.cpu()?.since(before));
     if let Some(ended) = readers.try_join_next() {
         return Err(format!(
             "{}: a stream that never ends ended: {}",

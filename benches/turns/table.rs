@@ -1,4 +1,4 @@
-//! Tables in plain text: aligned columns, and figures with only their significant digits.
+//! Tables in Markdown, with aligned columns, and figures with only their significant digits.
 
 use super::statistics::{median, spread};
 
@@ -25,32 +25,51 @@ impl Table {
 
     /// Prints the table, unless it has no rows.
     pub(crate) fn print(&self) {
-        if self.rows.len() < 2 {
-            return;
+        print!("{}", self.markdown());
+    }
+
+    /// The table as Markdown; empty: it has no rows.
+    pub(crate) fn markdown(&self) -> String {
+        let [head, rows @ ..] = &self.rows[..] else {
+            return String::new();
+        };
+        if rows.is_empty() {
+            return String::new();
         }
-        let mut widths = Vec::new();
+        let mut widths = vec![0; head.len()];
         for row in &self.rows {
-            widths.resize(widths.len().max(row.len()), 0);
             for (width, cell) in widths.iter_mut().zip(row) {
                 // Counts characters and not bytes: µ, × and ± have two bytes.
                 *width = cell.chars().count().max(*width);
             }
         }
-        println!("\n{}", self.title);
-        for row in &self.rows {
-            let mut line = String::from(" ");
-            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
-                let padding = " ".repeat(width - cell.chars().count());
-                let (before, after) = if column == 0 {
-                    ("", padding.as_str())
-                } else {
-                    (padding.as_str(), "")
-                };
-                line.push_str(&format!(" {before}{cell}{after} "));
-            }
-            println!("{}", line.trim_end());
+        let marks = widths
+            .iter()
+            .enumerate()
+            .map(|(column, width)| match column {
+                0 => "-".repeat(*width),
+                _ => format!("{}:", "-".repeat(width.saturating_sub(1))),
+            });
+        let mut text = format!("\n**{}**\n\n", self.title);
+        text.push_str(&line(head, &widths));
+        text.push_str(&line(&marks.collect::<Vec<_>>(), &widths));
+        for row in rows {
+            text.push_str(&line(row, &widths));
+        }
+        text
+    }
+}
+
+fn line(cells: &[String], widths: &[usize]) -> String {
+    let mut line = String::from("|");
+    for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
+        let padding = " ".repeat(width - cell.chars().count());
+        match column {
+            0 => line.push_str(&format!(" {cell}{padding} |")),
+            _ => line.push_str(&format!(" {padding}{cell} |")),
         }
     }
+    line + "\n"
 }
 
 /// A figure with its significant digits; a dash: there is none.
@@ -65,15 +84,22 @@ pub(crate) fn figure(value: f64) -> String {
 
 /// The median of a series, and its ratio to the baseline, round by round.
 pub(crate) fn beside(series: &[f64], baseline: &[f64]) -> String {
+    let (ratio, off) = ratio(series, baseline);
+    let value = figure(median(series));
+    match (ratio.is_finite(), series.len()) {
+        (false, _) => value,
+        // One ratio has no spread.
+        (true, 1) => format!("{value} ×{ratio:.2}"),
+        (true, _) => format!("{value} ×{ratio:.2} ±{off:.2}"),
+    }
+}
+
+/// The median of the ratios to the baseline, round by round, and how far the next run may be off.
+pub(crate) fn ratio(series: &[f64], baseline: &[f64]) -> (f64, f64) {
     let ratios: Vec<f64> = series
         .iter()
         .zip(baseline)
         .map(|(value, yard)| value / yard)
         .collect();
-    let (ratio, off) = spread(&ratios);
-    if ratio.is_finite() {
-        format!("{}  ×{ratio:.2} ±{off:.2}", figure(median(series)))
-    } else {
-        format!("{}             ", figure(median(series)))
-    }
+    spread(&ratios)
 }
