@@ -18,7 +18,7 @@ use crate::timestamp::{self, Precision};
 
 /// The value of a held lock: one line of JSON that tells a reader who holds the lock. Scripts only
 /// compare it for equality. Cheap to clone.
-#[derive(Clone, Eq, Hash)]
+#[derive(Clone, Eq)]
 pub struct Token(pub(super) Arc<str>);
 
 /// One turn's claim to one session's lock.

@@ -203,7 +203,7 @@ impl Backend {
             match (error.take_message(), again) {
                 (Some(unsent), _) if is_kept => {
                     note(false);
-                    request = Box::new(unsent);
+                    *request = unsent;
                 }
                 (_, Some(again)) if !connection.notes.has_begun() => {
                     is_repeated = true;
