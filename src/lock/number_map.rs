@@ -43,7 +43,7 @@ mod tests {
     #[test]
     fn numbers_of_one_shard_are_spread_over_the_places_of_a_map() {
         let hasher = BuildHasherDefault::<NumberHasher>::default();
-        for step in [1, 16] {
+        for step in [1_u64, 16] {
             let places: HashSet<_> = (0..256)
                 .map(|number| hasher.hash_one(number * step) % 256)
                 .collect();
