@@ -5,7 +5,6 @@
 //! that goes on without its client.
 
 use std::mem;
-use std::ops::{Deref, DerefMut};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -40,12 +39,8 @@ mod hold_times;
 mod session_watch;
 mod sinks;
 
-/// What is known of a request so far. Boxed, because it moves with its request from future to future, and into the
-/// body of the response.
-pub(super) struct RequestRecord(Box<RecordContent>);
-
-/// The content of a [`RequestRecord`].
-pub(super) struct RecordContent {
+/// What is known of a request so far.
+pub(super) struct RequestRecord {
     /// When the request's head had arrived.
     begun: Instant,
     method: Method,
@@ -123,7 +118,7 @@ impl RequestRecord {
 
     /// The record of a request of which nothing more is known.
     fn new(method: Method, client: Bounds, sinks: Arc<RouteSinks>) -> Self {
-        Self(Box::new(RecordContent {
+        Self {
             begun: Instant::now(),
             method,
             path: Box::default(),
@@ -153,7 +148,7 @@ impl RequestRecord {
             first_byte: None,
             trace: None,
             turn_trace: None,
-        }))
+        }
     }
 
     /// Moves the record to a turn that goes on without its client. The rest records nothing.
@@ -254,8 +249,7 @@ impl RequestRecord {
 
     /// Notes that the request is sent to this backend. The trace context is added to its headers.
     pub(super) fn sent_to(&mut self, upstream: &Upstream, headers: &mut HeaderMap) {
-        let turn = self.turn_trace.take();
-        match (&mut self.trace, turn) {
+        match (&mut self.trace, self.turn_trace.take()) {
             (Some(trace), turn) => trace.sent_to(upstream, turn.as_deref(), headers),
             (None, Some(turn)) => turn.add_to(headers),
             (None, None) => {}
@@ -417,20 +411,6 @@ impl RequestRecord {
             request_id: mem::take(&mut self.request_id),
         };
         trace.finish(ended, facts);
-    }
-}
-
-impl Deref for RequestRecord {
-    type Target = RecordContent;
-
-    fn deref(&self) -> &RecordContent {
-        &self.0
-    }
-}
-
-impl DerefMut for RequestRecord {
-    fn deref_mut(&mut self) -> &mut RecordContent {
-        &mut self.0
     }
 }
 
