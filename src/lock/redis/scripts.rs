@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use redis::{Cmd, Pipeline, Script as Hashed};
 
+use super::call::{CallWriter, push_argument};
 use super::reply::UNKNOWN_HOLDER;
 use crate::lock::format::INSTANCE_FORMAT;
 use crate::lock::{Dismissal, OFFER_TTL, OnceClaim, QUEUE_TTL, WAITER_TIMEOUT};
@@ -14,6 +15,8 @@ pub(super) struct Script(LazyLock<HashedText>);
 struct HashedText {
     text: String,
     hash: String,
+    /// The beginning of a call behind the number of its arguments: `EVALSHA` and the hash.
+    call: Vec<u8>,
 }
 
 /// Takes a lock, or a place in its queue.
@@ -50,7 +53,10 @@ macro_rules! script {
         Script(LazyLock::new(|| {
             let text = $complete(include_str!(concat!("scripts/", $name, ".lua")));
             let hash = Hashed::new(&text).get_hash().to_owned();
-            HashedText { text, hash }
+            let mut call = Vec::new();
+            push_argument(&mut call, [b"EVALSHA"]);
+            push_argument(&mut call, [hash.as_bytes()]);
+            HashedText { text, hash, call }
         }))
     };
 }
@@ -78,6 +84,16 @@ fn with_session(script: &str) -> String {
 // === impl Script ===
 
 impl Script {
+    /// Begins a call by hash in a connection's buffer; its keys and arguments have to follow.
+    pub(super) fn write<'b>(
+        &self,
+        buffer: &'b mut Vec<u8>,
+        keys: usize,
+        arguments: usize,
+    ) -> CallWriter<'b> {
+        CallWriter::new(buffer, &self.0.call, keys, arguments)
+    }
+
     /// A call by hash, with its keys; `argument_bytes` is the size of the arguments to come.
     pub(super) fn call<'k>(
         &self,
