@@ -20,9 +20,15 @@ struct HashedText {
 }
 
 /// Takes a lock, or a place in its queue.
-pub(super) static ACQUIRE: Script = script!("acquire", with_session);
+pub(super) static ACQUIRE: Script = script!("acquire", |script| with_session_behind(
+    include_str!("scripts/acquire_free.lua"),
+    script
+));
 /// Frees a lock, and leaves its queue.
-pub(super) static RELEASE: Script = script!("release", with_session);
+pub(super) static RELEASE: Script = script!("release", |script| with_session_behind(
+    include_str!("scripts/release_alone.lua"),
+    script
+));
 /// Watches any number of queues.
 pub(super) static WATCH: Script = script!("watch", with_session);
 /// Reads any number of locks, for an operator.
@@ -68,15 +74,22 @@ const CHECKED_WAITERS: usize = 4;
 
 /// A script about sessions, behind the constants and functions that all of them share.
 fn with_session(script: &str) -> String {
+    with_session_behind("", script)
+}
+
+/// Like [`with_session`], and behind `first`, which stands before the functions: it serves the usual case without
+/// making them.
+fn with_session_behind(first: &str, script: &str) -> String {
     format!(
         "local WAITER_TIMEOUT, OFFER_TTL, QUEUE_TTL, CHECKED_WAITERS, UNKNOWN_HOLDER, MESSAGE_FORMAT = \
-         {}, {}, {}, {}, '{}', {}\n{}{script}",
+         {}, {}, {}, {}, '{}', {}\n{}{first}{}{script}",
         WAITER_TIMEOUT.as_micros(),
         OFFER_TTL.as_millis(),
         QUEUE_TTL.as_millis(),
         CHECKED_WAITERS,
         UNKNOWN_HOLDER,
         INSTANCE_FORMAT,
+        include_str!("scripts/clock.lua"),
         include_str!("scripts/common.lua"),
     )
 }
