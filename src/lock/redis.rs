@@ -6,7 +6,6 @@
 //! command that arrives later does nothing. So a claim that was given up is out of the store for good
 //! once that moment has passed.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +31,8 @@ use routes::{RedisRoutes, SharedTopology};
 mod access;
 mod address;
 mod answers;
+mod call;
+mod claim_calls;
 mod clock;
 mod cluster;
 mod command;
@@ -84,6 +85,9 @@ const CLOCK_SLACK: Duration = Duration::from_secs(1);
 
 /// The size of the arguments about one claim, in bytes: a token of about two hundred, and the rest.
 const CLAIM_BYTES: usize = 320;
+
+/// The size of a script's call about one claim, in bytes: its keys are as long as its arguments.
+const CALL_BYTES: usize = 640;
 
 /// The size of a claim's id as an argument, in bytes.
 const ID_BYTES: usize = 48;
@@ -161,7 +165,7 @@ impl RedisStore {
     ) -> StoreFuture<T> {
         let routes = self.routes.clone();
         StoreFuture::new(async move {
-            let (value, link) = routes.send(slot, name, |_| Cow::Borrowed(&command)).await?;
+            let (value, link) = routes.send(slot, name, routes::packed(&command)).await?;
             parse(&value).ok_or_else(|| link.unreadable(&value))
         })
     }
@@ -219,21 +223,17 @@ impl RedisStore {
         claim: &Claim,
         parse: fn(bool, bool) -> T,
     ) -> StoreFuture<T> {
-        let mut command = self.names.call_about(claim, &scripts::RELEASE, CLAIM_BYTES);
-        command
-            .arg(claim.token.as_str())
-            .arg(claim.not_after())
-            .arg(claim.id.to_string());
-        if let Some(once) = &claim.once {
-            command
-                .arg(once.describe(claim.id))
-                .arg(millis(once.turn.keep))
-                .arg(scripts::turn_fate(once));
-        }
-        let slot = self.routes.slot(claim.key.as_str());
-        self.send(name, slot, command, move |value| match value {
-            Value::Int(bits) => Some(parse(bits & 1 != 0, bits & 2 != 0)),
-            _ => None,
+        let mut written = Vec::with_capacity(CALL_BYTES);
+        claim_calls::write_release(&self.names, claim, &mut written);
+        let (routes, slot) = (self.routes.clone(), self.routes.slot(claim.key.as_str()));
+        Box::pin(async move {
+            let write =
+                |_: &RedisClock, _, unsent: &mut Vec<u8>| unsent.extend_from_slice(&written);
+            let (value, link) = routes.send(slot, name, write).await?;
+            match value {
+                Value::Int(bits) => Ok(parse(bits & 1 != 0, bits & 2 != 0)),
+                _ => Err(link.unreadable(&value)),
+            }
         })
     }
 }
@@ -242,25 +242,12 @@ impl Store for RedisStore {
     fn acquire(&self, claim: &Arc<Claim>, request: &AcquireRequest) -> StoreFuture<AcquireReply> {
         let routes = self.routes.clone();
         let (claim, request) = (Arc::clone(claim), request.clone());
-        let waits = request.queue.is_some();
-        let channel = waits.then(|| self.names.instance(&claim.instance));
         let names = self.names.clone();
         StoreFuture::new(async move {
-            let attempt = |clock: &RedisClock| {
-                let not_after = clock.at(Instant::now() + routes.timeout() + CLOCK_SLACK);
+            let attempt = |clock: &RedisClock, give_up: Instant, unsent: &mut Vec<u8>| {
+                let not_after = clock.at(give_up + CLOCK_SLACK);
                 claim.raise_not_after(not_after);
-                let mut command = names.call_about(&claim, &scripts::ACQUIRE, CLAIM_BYTES);
-                command
-                    .arg(claim.token.as_str())
-                    .arg(millis(claim.lease))
-                    .arg(not_after);
-                if let Some(once) = &claim.once {
-                    command
-                        .arg(once.describe(claim.id))
-                        .arg(millis(once.record_ttl(claim.lease)));
-                }
-                add_request(&mut command, &claim, &request, channel.as_deref());
-                Cow::Owned(command)
+                claim_calls::write_acquisition(&names, &claim, &request, not_after, unsent);
             };
             let slot = routes.slot(claim.key.as_str());
             // The second attempt is for a first one that was late by a wrong estimate of the clock. The
@@ -564,23 +551,6 @@ impl Store for RedisStore {
 
     fn check_answer_access(&self, key: &SessionKey) -> StoreFuture<()> {
         self.try_answer_access(key)
-    }
-}
-
-/// Adds the arguments of an acquisition that only matter for a busy lock. `channel` is that of the claim's
-/// instance.
-fn add_request(command: &mut Cmd, claim: &Claim, request: &AcquireRequest, channel: Option<&str>) {
-    if request.take_over.is_none() && request.queue.is_none() {
-        return;
-    }
-    add_dead_holder(command, request.take_over.as_ref());
-    if let Some(options) = request.queue {
-        command
-            .arg(claim.id.to_string())
-            .arg(channel.unwrap_or_default())
-            .arg(options.ticket.map_or(0, |Ticket(ticket)| ticket))
-            .arg(options.max_waiters)
-            .arg(u8::from(options.interrupts));
     }
 }
 

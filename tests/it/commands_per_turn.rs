@@ -53,6 +53,26 @@ async fn assert_two_scripts_per_turn(url: &str, masters: &[&Redis]) {
     );
 }
 
+#[tokio::test]
+async fn the_scripts_of_a_turn_call_nothing_that_only_busy_sessions_need() {
+    let redis = Redis::start().await;
+    let backend = Backend::start("plain:ok").await;
+    let app = App::on_redis(&backend, &redis, CHAT);
+    redis.is_connected().await;
+    let monitor = redis.monitor().await;
+    let request = Request::turn("s", "plain:x");
+    let served = Client::connect(app.addr()).await.call(&request).await;
+    assert_eq!(served.status, 200, "a turn is served");
+    let mut called = monitor.lines().await;
+    called.retain(|line| line.contains(" lua] ") && line.contains(&key("s")));
+    let names: Vec<_> = called
+        .iter()
+        .filter_map(|line| line.split('"').nth(1))
+        .collect();
+    let (acquires, releases) = (["EXISTS", "SET", "SET"], ["EXISTS", "GET", "GET", "DEL"]);
+    assert_eq!(names, [&acquires[..], &releases].concat(), "{called:#?}");
+}
+
 /// The commands that replicas sent for turns: without those that ask for the topology.
 async fn commands_of_turns(monitor: &Monitor<'_>) -> Vec<String> {
     let mut lines = monitor.lines_from_clients().await;

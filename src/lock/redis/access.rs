@@ -4,13 +4,12 @@
 //! command that a script calls, and no version names a key. So each is tried by itself. Invariant: the
 //! commands change nothing, because nobody uses their keys.
 
-use std::borrow::Cow;
-
 use redis::{Cmd, cmd};
 
 use super::RedisStore;
 use super::command::StoreCommand;
 use super::keys::SessionKeys;
+use super::routes::packed;
 use crate::key::SessionKey;
 use crate::lock::{StoreError, StoreFuture};
 
@@ -39,9 +38,11 @@ impl RedisStore {
             // An error of the connection is about none of the attempts. It may be about the channel, to which
             // each new connection subscribes.
             let time = cmd("TIME");
-            let sent = routes.send(routes.slot(key.as_str()), StoreCommand::CheckAccess, |_| {
-                Cow::Borrowed(&time)
-            });
+            let sent = routes.send(
+                routes.slot(key.as_str()),
+                StoreCommand::CheckAccess,
+                packed(&time),
+            );
             sent.await.map_err(|error| match &channel {
                 Some(channel) if is_channel_denied(&error) => {
                     name_denied(error, &format!("SUBSCRIBE {channel}"))

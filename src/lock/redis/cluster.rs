@@ -4,21 +4,19 @@
 //! process that sends no command. Invariant: a failover counts as another server before any command goes to the new
 //! master.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, Value};
+use redis::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::address::RedisAddress;
-use super::clock::RedisClock;
 use super::command::StoreCommand;
-use super::connection::{ChannelListener, LinkError, LinkNumbers, RedisConnection};
+use super::connection::{ChannelListener, LinkError, LinkNumbers, RedisConnection, WriteCommand};
 use super::echoes::EchoFilter;
 use super::error::{RedirectedTo, Redirection, not_sent, of_server};
 use super::node::{NodeRole, RedisNode};
@@ -221,11 +219,11 @@ impl ClusterLinks {
     ///
     /// # Errors
     /// As [`RedisConnection::exchange`].
-    pub(super) async fn exchange<'c>(
+    pub(super) async fn exchange(
         &self,
         slot: u16,
         command: StoreCommand,
-        build: impl Fn(&RedisClock) -> Cow<'c, Cmd>,
+        write: impl WriteCommand,
         give_up: Instant,
     ) -> Result<(Value, Arc<RedisConnection>), StoreError> {
         let mut redirected = None;
@@ -235,7 +233,9 @@ impl ClusterLinks {
                 Some(redirected) => redirected,
                 None => (self.link_to(slot, give_up).await?, false),
             };
-            let sent = link.exchange(command, &build, is_asking, give_up).await;
+            let sent = link
+                .exchange(command, &write, is_asking, Instant::now(), give_up)
+                .await;
             let LinkError { error, redirection } = match sent {
                 Ok(value) => return Ok((value, link)),
                 Err(error) => error,

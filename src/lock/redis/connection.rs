@@ -8,7 +8,6 @@
 //! is given up. No command is sent twice: whether a command without a reply was executed is for the
 //! caller to find out.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::future::pending;
 use std::ops::Range;
@@ -18,7 +17,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use redis::aio::PubSubStream;
-use redis::{Cmd, PushInfo, PushKind, RedisResult, Value};
+use redis::{PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -55,6 +54,12 @@ pub(super) struct RedisConnection {
     times: [DurationRecorder; StoreCommand::COUNT],
     _task: AbortOnDropHandle<()>,
 }
+
+/// Writes a command for a server with this clock behind what is yet to be written to it. Its caller waits for the reply
+/// until the moment given. Called again for each attempt.
+pub(super) trait WriteCommand: Fn(&RedisClock, Instant, &mut Vec<u8>) {}
+
+impl<W: Fn(&RedisClock, Instant, &mut Vec<u8>)> WriteCommand for W {}
 
 /// Who receives the messages on a channel.
 #[derive(Clone)]
@@ -171,31 +176,33 @@ impl RedisConnection {
         &self.clock
     }
 
-    /// Sends the command that `build` makes as soon as there is a connection, and gives its reply. `is_asking`: the
-    /// command follows `ASKING`. Dropping the future does not cancel the command.
+    /// Sends the command that `write` writes as soon as there is a connection, and gives its reply. `is_asking`: the
+    /// command follows `ASKING`. `began`: now, from when on the command's time counts. Dropping the future does not
+    /// cancel the command.
     ///
     /// # Errors
     /// When the server can't be reached, doesn't reply until `give_up`, or replies with an error.
-    pub(super) async fn exchange<'c>(
+    pub(super) async fn exchange(
         &self,
         command: StoreCommand,
-        build: impl FnOnce(&RedisClock) -> Cow<'c, Cmd>,
+        write: impl WriteCommand,
         is_asking: bool,
+        began: Instant,
         give_up: Instant,
     ) -> Result<Value, LinkError> {
-        let began = Instant::now();
         let up = self.up(give_up).await?;
         let _timed = TimedCommand {
             began,
             recorder: &self.times[command as usize],
         };
-        let command = build(&self.clock);
         let mut has_loaded = false;
         loop {
-            let sent = match is_asking {
-                false => up.connection.send(&command, give_up).await,
-                true => up.connection.send_asking(&command, give_up).await,
+            let write = |unsent: &mut Vec<u8>| write(&self.clock, give_up, unsent);
+            let reply = match is_asking {
+                false => up.connection.send_written(give_up, write),
+                true => up.connection.send_asking(give_up, write),
             };
+            let sent = reply.await;
             let error = match sent {
                 Ok(value) => return Ok(value),
                 Err(error) if error.is_timeout() => {

@@ -34,6 +34,11 @@ const LARGEST_KEPT: usize = 64 << 10;
 // === impl FrameBuffer ===
 
 impl FrameBuffer {
+    /// Whether everything that was received is parsed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     /// Adds what was received.
     pub(super) fn extend(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
@@ -104,6 +109,21 @@ impl FrameScan {
         }
         Ok((self.at <= bytes.len()).then_some(self.at))
     }
+}
+
+/// The number with which `bytes` begins, and what is behind it; `None`: they begin with another reply, or it isn't whole
+/// yet.
+///
+/// # Errors
+/// When they begin with no reply of Redis.
+pub(super) fn whole_number(bytes: &[u8]) -> RedisResult<Option<(i64, &[u8])>> {
+    let Some(b":") = bytes.get(..1) else {
+        return Ok(None);
+    };
+    let Some(line) = line(bytes)? else {
+        return Ok(None);
+    };
+    Ok(Some((integer(&line[1..])?, &bytes[line.len() + 2..])))
 }
 
 /// The first line without its end; `None`: it isn't whole yet.

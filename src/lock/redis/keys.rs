@@ -9,6 +9,7 @@ use std::sync::{Arc, LazyLock};
 
 use redis::Cmd;
 
+use super::call::CallWriter;
 use super::scripts::Script;
 use crate::key::{INSTANCE, SessionKey};
 use crate::lock::format::{ANSWER_FORMAT, INSTANCE_FORMAT, QUEUE_FORMAT};
@@ -36,14 +37,17 @@ pub(super) const ALL_KEYS: usize = 4;
 /// The number of the keys that exist while a lock is held, which come first.
 pub(super) const LOCK_AND_FENCE: usize = 2;
 
-/// The names of the companions of a lock: its fence, its queue and its waiters.
-static NAMES: LazyLock<[String; ALL_KEYS - 1]> = LazyLock::new(|| {
+/// What the names of a lock's companions have behind its key: those of its fence, its queue and its waiters.
+static ENDINGS: LazyLock<[String; ALL_KEYS - 1]> = LazyLock::new(|| {
     [
-        "fence".to_owned(),
-        format!("{QUEUE_FORMAT}:queue"),
-        format!("{QUEUE_FORMAT}:waiters"),
+        "}:fence".to_owned(),
+        format!("}}:{QUEUE_FORMAT}:queue"),
+        format!("}}:{QUEUE_FORMAT}:waiters"),
     ]
 });
+
+/// What the name of an instance's channel begins with, behind the prefix.
+static CHANNEL: LazyLock<String> = LazyLock::new(|| instance_key("", ""));
 
 /// At most as many bytes as a companion has beside the prefix and the lock's key.
 const LONGEST_NAME: usize = 16;
@@ -65,8 +69,8 @@ impl KeyNames {
         let mut text = String::with_capacity(longest * ALL_KEYS);
         text.push_str(lock);
         let mut ends = [text.len(); ALL_KEYS];
-        for (end, name) in ends[1..].iter_mut().zip(NAMES.iter()) {
-            text.extend([&*self.prefix, "{", lock, "}:", name]);
+        for (end, ending) in ends[1..].iter_mut().zip(ENDINGS.iter()) {
+            text.extend([&*self.prefix, "{", lock, ending]);
             *end = text.len();
         }
         SessionKeys { text, ends }
@@ -102,15 +106,28 @@ impl KeyNames {
         [&*self.prefix, "{", key.as_str(), "}:", name].concat()
     }
 
-    /// A call of a script with the keys of a claim's session, and that of its turn's record, if there is one;
-    /// `argument_bytes` is the size of the arguments to come.
-    pub(super) fn call_about(&self, claim: &Claim, script: &Script, argument_bytes: usize) -> Cmd {
-        let keys = self.session(&claim.key);
-        let Some(record) = self.record_of(claim) else {
-            return keys.call(script, argument_bytes);
-        };
-        let keys: Vec<_> = keys.all().into_iter().chain([&*record]).collect();
-        script.call(keys.into_iter(), argument_bytes)
+    /// Begins a call of a script in a connection's buffer, with the keys of a claim's session, and that of its turn's
+    /// record, if there is one. As many arguments have to follow.
+    pub(super) fn write_about<'b>(
+        &self,
+        claim: &Claim,
+        script: &Script,
+        arguments: usize,
+        buffer: &'b mut Vec<u8>,
+    ) -> CallWriter<'b> {
+        let record = self.record_of(claim);
+        let keys = ALL_KEYS + usize::from(record.is_some());
+        let mut call = script.write(buffer, keys, arguments);
+        let lock = claim.key.as_str();
+        call.text(lock);
+        for ending in ENDINGS.iter() {
+            let parts = [&*self.prefix, "{", lock, ending];
+            call.parts(parts.map(str::as_bytes));
+        }
+        if let Some(record) = record {
+            call.text(&record);
+        }
+        call
     }
 
     /// A call of a script about several sessions, with the first `keys_each` keys of each of them, and then the
@@ -134,6 +151,11 @@ impl KeyNames {
     /// The key of an instance's heartbeat, which is also the name of its channel.
     pub(super) fn instance(&self, instance: &str) -> String {
         instance_key(&self.prefix, instance)
+    }
+
+    /// The parts of the name of an instance's channel.
+    pub(super) fn channel<'n>(&'n self, instance: &'n str) -> [&'n str; 3] {
+        [&self.prefix, &CHANNEL, instance]
     }
 
     /// Whether a key is a heartbeat or a companion of a lock, and so no lock.
@@ -183,6 +205,11 @@ mod tests {
             let answer = names.newest_answer(&key);
             let queue = format!("{prefix}{{lock:session:u:s}}:1:queue");
             assert_eq!(companions[1], queue, "the queue has a format number");
+            assert_eq!(
+                names.channel("agent-0").concat(),
+                heartbeat,
+                "the channel has the name of the heartbeat's key"
+            );
             let others = [&*heartbeat, &*confirmation, &*record, &*answer];
             for beside in companions.iter().chain(&others) {
                 assert!(

@@ -56,15 +56,28 @@ impl PipelinedConnection {
 
     /// Sends a command, even if the reply is never polled.
     pub(super) fn send(&self, command: &Cmd, give_up: Instant) -> Reply<'_> {
-        let write = |unsent: &mut Vec<u8>| command.write_packed_command(unsent);
+        self.send_written(give_up, |unsent| command.write_packed_command(unsent))
+    }
+
+    /// Sends the one command that `write` adds to what is yet to be written, even if the reply is never polled.
+    pub(super) fn send_written(
+        &self,
+        give_up: Instant,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Reply<'_> {
         self.reply(self.enqueue(1, give_up, false, write))
     }
 
-    /// Sends a command that a cluster's node executes although it does not own the slot yet.
-    pub(super) fn send_asking(&self, command: &Cmd, give_up: Instant) -> Reply<'_> {
+    /// Like [`PipelinedConnection::send_written`], and a cluster's node executes the command although it does not own
+    /// the slot yet.
+    pub(super) fn send_asking(
+        &self,
+        give_up: Instant,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Reply<'_> {
         let asking = self.enqueue(2, give_up, false, |unsent| {
             redis::cmd("ASKING").write_packed_command(unsent);
-            command.write_packed_command(unsent);
+            write(unsent);
         });
         // Nobody waits for the reply to ASKING.
         drop(self.reply(asking));

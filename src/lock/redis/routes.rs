@@ -1,6 +1,5 @@
 //! The road of a command: over the only connection, or in a cluster to the master of its key.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -14,7 +13,7 @@ use super::address::RedisAddress;
 use super::clock::RedisClock;
 use super::cluster::{ClusterLinks, ClusterWatch};
 use super::command::StoreCommand;
-use super::connection::{ChannelListener, LinkNumbers, RedisConnection};
+use super::connection::{ChannelListener, LinkNumbers, RedisConnection, WriteCommand};
 use super::error::{not_sent, unreadable};
 use super::node::{NodeRole, RedisNode};
 use super::sentinel::MasterWatch;
@@ -144,18 +143,18 @@ impl RedisRoutes {
         }
     }
 
-    /// Sends the command about keys of this slot that `build` makes for a server with this clock. Gives the reply, and
-    /// the connection that it came over. Dropping the future does not cancel the command.
+    /// Sends the command about keys of this slot that `write` writes. Gives the reply, and the connection that it came
+    /// over. Dropping the future does not cancel the command.
     ///
     /// # Errors
     /// When the store can't be reached, doesn't reply in time, or replies with an error.
-    pub(super) async fn send<'c>(
+    pub(super) async fn send(
         &self,
         slot: u16,
         command: StoreCommand,
-        build: impl Fn(&RedisClock) -> Cow<'c, Cmd>,
+        write: impl WriteCommand,
     ) -> Result<(Value, Arc<RedisConnection>), StoreError> {
-        let reply = self.exchange(slot, command, build).await;
+        let reply = self.exchange(slot, command, write).await;
         if reply.is_err() {
             self.count_failure();
         }
@@ -166,21 +165,24 @@ impl RedisRoutes {
     ///
     /// # Errors
     /// As [`RedisRoutes::send`].
-    pub(super) async fn exchange<'c>(
+    pub(super) async fn exchange(
         &self,
         slot: u16,
         command: StoreCommand,
-        build: impl Fn(&RedisClock) -> Cow<'c, Cmd>,
+        write: impl WriteCommand,
     ) -> Result<(Value, Arc<RedisConnection>), StoreError> {
-        let give_up = Instant::now() + self.0.timeout;
+        let began = Instant::now();
+        let give_up = began + self.0.timeout;
         match &self.0.links {
-            RedisLinks::One(link, _) => match link.exchange(command, build, false, give_up).await {
-                Ok(value) => Ok((value, Arc::clone(link))),
-                Err(error) => Err(error.error),
-            },
+            RedisLinks::One(link, _) => {
+                match link.exchange(command, write, false, began, give_up).await {
+                    Ok(value) => Ok((value, Arc::clone(link))),
+                    Err(error) => Err(error.error),
+                }
+            }
             RedisLinks::Cluster(links) => {
                 // Boxed, because this future is larger and rarer than the other.
-                let sent = Box::pin(links.exchange(slot, command, build, give_up));
+                let sent = Box::pin(links.exchange(slot, command, write, give_up));
                 sent.await
             }
         }
@@ -222,7 +224,7 @@ impl RedisRoutes {
             return Ok(None);
         };
         match link
-            .exchange(command, |_| Cow::Borrowed(cmd), false, give_up)
+            .exchange(command, packed(cmd), false, Instant::now(), give_up)
             .await
         {
             Ok(value) => Ok(Some(value)),
@@ -239,9 +241,7 @@ impl RedisRoutes {
     /// When one of them is denied, with its text.
     pub(super) async fn try_all(&self, attempts: Vec<AccessAttempt>) -> Result<(), StoreError> {
         for AccessAttempt { command, key, text } in attempts {
-            let sent = self.exchange(self.slot(&key), StoreCommand::CheckAccess, |_| {
-                Cow::Borrowed(&command)
-            });
+            let sent = self.exchange(self.slot(&key), StoreCommand::CheckAccess, packed(&command));
             let denied = |error| AccessAttempt::denied(&text, error);
             if let Some(error) = sent.await.err().and_then(denied) {
                 self.count_failure();
@@ -288,6 +288,11 @@ impl RedisRoutes {
     pub(super) fn not_sent(&self, reason: &str) -> StoreError {
         not_sent(&self.0.label, reason)
     }
+}
+
+/// Writes a command that the redis crate has made.
+pub(super) fn packed(command: &Cmd) -> impl WriteCommand {
+    |_: &RedisClock, _, unsent: &mut Vec<u8>| command.write_packed_command(unsent)
 }
 
 impl std::fmt::Debug for RedisRoutes {

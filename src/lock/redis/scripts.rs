@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use redis::{Cmd, Pipeline, Script as Hashed};
 
+use super::call::{CallWriter, push_argument};
 use super::reply::UNKNOWN_HOLDER;
 use crate::lock::format::INSTANCE_FORMAT;
 use crate::lock::{Dismissal, OFFER_TTL, OnceClaim, QUEUE_TTL, WAITER_TIMEOUT};
@@ -14,12 +15,20 @@ pub(super) struct Script(LazyLock<HashedText>);
 struct HashedText {
     text: String,
     hash: String,
+    /// The beginning of a call behind the number of its arguments: `EVALSHA` and the hash.
+    call: Vec<u8>,
 }
 
 /// Takes a lock, or a place in its queue.
-pub(super) static ACQUIRE: Script = script!("acquire", with_session);
+pub(super) static ACQUIRE: Script = script!("acquire", |script| with_session_behind(
+    include_str!("scripts/acquire_free.lua"),
+    script
+));
 /// Frees a lock, and leaves its queue.
-pub(super) static RELEASE: Script = script!("release", with_session);
+pub(super) static RELEASE: Script = script!("release", |script| with_session_behind(
+    include_str!("scripts/release_alone.lua"),
+    script
+));
 /// Watches any number of queues.
 pub(super) static WATCH: Script = script!("watch", with_session);
 /// Reads any number of locks, for an operator.
@@ -50,7 +59,10 @@ macro_rules! script {
         Script(LazyLock::new(|| {
             let text = $complete(include_str!(concat!("scripts/", $name, ".lua")));
             let hash = Hashed::new(&text).get_hash().to_owned();
-            HashedText { text, hash }
+            let mut call = Vec::new();
+            push_argument(&mut call, [b"EVALSHA"]);
+            push_argument(&mut call, [hash.as_bytes()]);
+            HashedText { text, hash, call }
         }))
     };
 }
@@ -62,15 +74,22 @@ const CHECKED_WAITERS: usize = 4;
 
 /// A script about sessions, behind the constants and functions that all of them share.
 fn with_session(script: &str) -> String {
+    with_session_behind("", script)
+}
+
+/// Like [`with_session`], and behind `first`, which stands before the functions: it serves the usual case without
+/// making them.
+fn with_session_behind(first: &str, script: &str) -> String {
     format!(
         "local WAITER_TIMEOUT, OFFER_TTL, QUEUE_TTL, CHECKED_WAITERS, UNKNOWN_HOLDER, MESSAGE_FORMAT = \
-         {}, {}, {}, {}, '{}', {}\n{}{script}",
+         {}, {}, {}, {}, '{}', {}\n{}{first}{}{script}",
         WAITER_TIMEOUT.as_micros(),
         OFFER_TTL.as_millis(),
         QUEUE_TTL.as_millis(),
         CHECKED_WAITERS,
         UNKNOWN_HOLDER,
         INSTANCE_FORMAT,
+        include_str!("scripts/clock.lua"),
         include_str!("scripts/common.lua"),
     )
 }
@@ -78,6 +97,16 @@ fn with_session(script: &str) -> String {
 // === impl Script ===
 
 impl Script {
+    /// Begins a call by hash in a connection's buffer; its keys and arguments have to follow.
+    pub(super) fn write<'b>(
+        &self,
+        buffer: &'b mut Vec<u8>,
+        keys: usize,
+        arguments: usize,
+    ) -> CallWriter<'b> {
+        CallWriter::new(buffer, &self.0.call, keys, arguments)
+    }
+
     /// A call by hash, with its keys; `argument_bytes` is the size of the arguments to come.
     pub(super) fn call<'k>(
         &self,

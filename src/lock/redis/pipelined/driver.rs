@@ -10,7 +10,7 @@ use redis::{PushInfo, PushKind, RedisResult, Value};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::super::frame::FrameBuffer;
+use super::super::frame::{FrameBuffer, whole_number};
 use super::places::{PipelineState, closed};
 
 /// Reads and writes a connection until it is lost, or nobody uses it any more. Dropping it closes the connection.
@@ -84,10 +84,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Fn(PushInfo) + Unpin> ConnectionDrive
         loop {
             let mut buffer = ReadBuf::new(&mut self.chunk);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
-            if buffer.filled().is_empty() {
+            let length = buffer.filled().len();
+            if length == 0 {
                 return Poll::Ready(Ok(()));
             }
-            self.received.extend(buffer.filled());
+            let mut rest = &self.chunk[..length];
+            if self.received.is_empty() {
+                // The usual replies need no copy.
+                while let Some((number, behind)) = whole_number(rest)? {
+                    self.on_reply(Value::Int(number))?;
+                    rest = behind;
+                }
+                if rest.is_empty() {
+                    continue;
+                }
+            }
+            self.received.extend(rest);
             while let Some(value) = self.received.next()? {
                 match value {
                     Value::Push { kind, data } => self.on_push(kind, data)?,

@@ -154,7 +154,9 @@ async fn a_dropped_caller_keeps_the_place_of_its_command() {
 async fn the_reply_to_asking_belongs_to_nobody() {
     limit_this_test();
     let mut it = start();
-    let asked = it.connection.send_asking(&get(1), soon());
+    let asked = it
+        .connection
+        .send_asking(soon(), |unsent| get(1).write_packed_command(unsent));
     let next = it.connection.send(&get(2), soon());
     for command in ["ASKING", "GET 1", "GET 2"] {
         it.server.expect(command).await;

@@ -7,8 +7,8 @@
 --
 -- KEYS: lock, fence, queue, waiters; only if the turn is executed once: record
 -- ARGV: token, lease_ms, not_after (µs); only with a record: "fingerprint turn id", the record's TTL (ms); then
---       dead_token or '', min_age of the dead holder's lock (µs); only if the turn waits: id, channel, ticket or 0,
---       max_waiters, interrupts (1 or 0)
+--       "id channel max_waiters interrupts (1 or 0)", or '' if the turn does not wait; only if it has a ticket or knows a
+--       dead holder: ticket or 0, dead_token or '', min_age of the dead holder's lock (µs)
 -- Reply: the fence; minus the time if the command came too late; {ticket, holder's token} in the queue; {-1} if a
 --        newer turn replaced this one, or the one that it repeats; {-2} if an operator took it out of the queue;
 --        {'took over', one of these replies} if the dead holder lost the lock; {state, turn, token} of the other turn
@@ -22,10 +22,11 @@
 local token, lease_ms, not_after = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local record, once, record_ms = KEYS[5], ARGV[4], ARGV[5]
 local next_arg = record and 6 or 4
-local dead_token, min_age = ARGV[next_arg], ARGV[next_arg + 1]
-local id, channel, ticket = ARGV[next_arg + 2], ARGV[next_arg + 3], tonumber(ARGV[next_arg + 4]) or 0
-local max_waiters, interrupts = tonumber(ARGV[next_arg + 5]), ARGV[next_arg + 6] == '1'
+local id, channel, max_waiters, interrupts = string.match(ARGV[next_arg], '^(%S+) (%S+) (%d+) ([01])$')
+max_waiters, interrupts = tonumber(max_waiters), interrupts == '1'
+local ticket = tonumber(ARGV[next_arg + 1]) or 0
 local has_ticket = ticket > 0
+local dead_token, min_age = ARGV[next_arg + 2] or '', ARGV[next_arg + 3]
 local s = session(1)
 local took_over = false
 

@@ -1,6 +1,6 @@
 -- What all scripts about sessions share. Each of them is loaded behind this text. Constants come first:
 -- WAITER_TIMEOUT (µs), OFFER_TTL (ms), QUEUE_TTL (ms), CHECKED_WAITERS (a number of waiters), UNKNOWN_HOLDER (a
--- value that is no token), MESSAGE_FORMAT (a number).
+-- value that is no token), MESSAGE_FORMAT (a number). clock.lua follows, which sets now (µs since 1970).
 --
 -- A session has four keys:
 --   lock     the holder's token
@@ -17,9 +17,6 @@
 -- A Redis whose memory is full (maxmemory, noeviction) refuses a command that may need memory, unless the script
 -- has written before (Redis docs, "Eval scripts under low memory conditions"). So what keeps up or frees what is
 -- there begins with PEXPIRE, ZREM or DEL. Only a new turn begins with a write that is refused.
-
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
 
 -- Formats a large number. Lua would use an exponent.
 local function whole(number)

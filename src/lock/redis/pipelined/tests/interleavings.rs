@@ -77,7 +77,9 @@ async fn run(steps: Vec<Step>) -> Result<usize, TestCaseError> {
             }
             Step::SendAsking => {
                 key += 1;
-                let reply = connection.send_asking(&get(key), Instant::now() + LONG * 9);
+                let reply = connection.send_asking(Instant::now() + LONG * 9, |unsent| {
+                    get(key).write_packed_command(unsent)
+                });
                 callers.push((Box::pin(reply), bulk(key), false));
             }
             Step::SendAll(count) => {
