@@ -226,7 +226,7 @@ impl RedisStore {
         let mut written = Vec::with_capacity(CALL_BYTES);
         claim_calls::write_release(&self.names, claim, &mut written);
         let (routes, slot) = (self.routes.clone(), self.routes.slot(claim.key.as_str()));
-        Box::pin(async move {
+        StoreFuture::new(async move {
             let write =
                 |_: &RedisClock, _, unsent: &mut Vec<u8>| unsent.extend_from_slice(&written);
             let (value, link) = routes.send(slot, name, write).await?;
