@@ -508,6 +508,7 @@ fn what_is_named_in_one_place_is_named_nowhere_else() {
                     | "RejectedRequest"
                     | "Serve"
                     | "BadRequest"
+                    | "InterimResponses"
                     // Explains what is refused before the proxy sees it.
                     | "check_head"
             );
