@@ -78,7 +78,8 @@ pub(super) async fn read<B: UnreadBody, O: Observer>(
     match lookup.once() {
         // As it is: it has many bytes to move.
         None => lookup,
-        Some(_) => lookup.with_fingerprint(head, bounds).await,
+        // Boxed, as all that is rare here: every request's future has room for it.
+        Some(_) => Box::pin(lookup.with_fingerprint(head, bounds)).await,
     }
 }
 
@@ -114,7 +115,8 @@ async fn find<B: UnreadBody, O: Observer>(
         Decision::NeedsCallId { index, lock } => {
             // The whole body is read anyway.
             let is_once = lock.once().is_some();
-            match bounds.load_for_call_id(head, body, is_once).await {
+            let loading = Box::pin(bounds.load_for_call_id(head, body, is_once));
+            match loading.await {
                 Ok((content, body)) => {
                     let call_id = call_id(content).await;
                     SessionLookup::new(Decision::Taken { index, lock }, call_id, body)
@@ -123,7 +125,7 @@ async fn find<B: UnreadBody, O: Observer>(
             }
         }
         Decision::Refused { index, error } if names_call => {
-            let call_id = match bounds.load_for_refusal(head, body).await {
+            let call_id = match Box::pin(bounds.load_for_refusal(head, body)).await {
                 Some(content) => call_id(content).await,
                 None => None,
             };
@@ -138,7 +140,10 @@ async fn find<B: UnreadBody, O: Observer>(
 async fn call_id(content: BodyContent) -> Option<Box<str>> {
     match BodySize::new(content.len()) {
         BodySize::Small => content.call_id(),
-        size => size.run(move || content.call_id()).await.ok().flatten(),
+        size => {
+            let reading = size.run(move || content.call_id());
+            Box::pin(reading).await.ok().flatten()
+        }
     }
 }
 
@@ -170,7 +175,7 @@ async fn decide_with_body<B: UnreadBody, O: Observer>(
         let call_id = decision.names_call(&candidates).then(|| content.call_id());
         (SessionLookup::new(decision, call_id.flatten(), body), taken)
     };
-    let (lookup, taken) = size.run(work).await?;
+    let (lookup, taken) = Box::pin(size.run(work)).await?;
     *observer = taken;
     Ok(lookup)
 }
