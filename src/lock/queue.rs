@@ -6,7 +6,7 @@
 //! alive, and finds locks whose message was lost, whose holder doesn't know queues, or whose holder's
 //! instance is dead.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -122,6 +122,14 @@ impl WaitQueue {
             let mut waiters = waiters.iter();
             let own = waiters.find(|waiter| holder.has_token(&waiter.claim.token));
             own.inspect(|own| own.state.request_retry()).is_some()
+        })
+    }
+
+    /// How many of these claims of this session still wait.
+    fn count_waiting(&self, key: &SessionKey, claims: &[ClaimId]) -> usize {
+        self.with_session(key, |waiters| {
+            let waiting: HashSet<_> = waiters.iter().map(|waiter| waiter.claim.id).collect();
+            claims.iter().filter(|id| waiting.contains(id)).count()
         })
     }
 
@@ -282,7 +290,10 @@ impl QueueWatcher {
             return None;
         };
         let is_own = self.queue.retry_holder(key, &holder);
-        if state.present + usize::from(is_own) < watched.waiters.len() {
+        let known = state.present + usize::from(is_own);
+        // Turns that were served meanwhile are not missing. They can hide one that is missing until the next round.
+        if known < watched.waiters.len() && known < self.queue.count_waiting(key, &watched.waiters)
+        {
             self.queue.retry_session(key);
         }
         if is_own {

@@ -29,6 +29,9 @@ struct Slow {
     executed: Arc<AtomicUsize>,
     /// How many messages were sent.
     sent: AtomicUsize,
+    /// How often the queues were watched, and whether that may be executed.
+    watched: AtomicUsize,
+    may_watch: watch::Sender<bool>,
 }
 
 /// The part of an acquisition that may pass.
@@ -69,6 +72,13 @@ impl Slow {
         wait_for(executed, "the store to execute the acquisition").await;
     }
 
+    /// Waits until the queues are watched once more.
+    async fn watches(&self) {
+        let before = self.watched.load(Ordering::SeqCst);
+        let watched = || self.watched.load(Ordering::SeqCst) > before;
+        wait_for(watched, "the queues to be watched").await;
+    }
+
     async fn sends(&self) {
         let sent = || self.sent.load(Ordering::SeqCst) > 0;
         wait_for(sent, "the interrupt message to be sent").await;
@@ -106,7 +116,13 @@ impl Store for Slow {
         instance: &str,
         queues: &[WatchedQueue],
     ) -> StoreFuture<Vec<Option<QueueState>>> {
-        self.inner.watch(instance, queues)
+        self.watched.fetch_add(1, Ordering::SeqCst);
+        let (inner, instance) = (Arc::clone(&self.inner), instance.to_owned());
+        let (queues, mut may_watch) = (queues.to_vec(), self.may_watch.subscribe());
+        StoreFuture::new(async move {
+            let _ = may_watch.wait_for(|may| *may).await;
+            inner.watch(&instance, &queues).await
+        })
     }
 
     fn send_message(&self, instance: &str, message: Message) -> StoreFuture<bool> {
@@ -165,6 +181,8 @@ impl Replica {
             requested: AtomicUsize::new(0),
             executed: Arc::default(),
             sent: AtomicUsize::new(0),
+            watched: AtomicUsize::new(0),
+            may_watch: watch::Sender::new(true),
         });
         let issuer = Arc::new(ClaimIssuer::new(name, Epoch(epoch), false));
         let switchboard = Dispatcher::new(&issuer);
@@ -355,6 +373,42 @@ async fn an_extension_does_not_undo_an_interrupt() {
     assert!(!new.is_finished(), "the newer turn waits for the release");
     drop(old);
     drop(got(new, "the newer turn gets the lock").await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn turns_served_while_their_queue_is_watched_make_no_other_turn_ask_again() {
+    let (store, a, _b) = stores();
+    let held = a.holds().await;
+    let mut waiters = Vec::new();
+    for _ in 0..4 {
+        waiters.push(a.waits().await);
+    }
+    let mut waiters = waiters.into_iter();
+    let mut next = || waiters.next().expect("there are four");
+    a.slow.may_watch.send_replace(false);
+    a.slow.watches().await;
+    held.release().await;
+    got(next(), "the first waiter gets the lock")
+        .await
+        .release()
+        .await;
+    let second = got(next(), "the second waiter gets the lock").await;
+    let asked = a.slow.requested.load(Ordering::SeqCst);
+    a.slow.may_watch.send_replace(true);
+    a.slow.watches().await;
+    assert_eq!(
+        a.slow.requested.load(Ordering::SeqCst),
+        asked,
+        "those who wait have their places, and ask nothing"
+    );
+    second.release().await;
+    for waiter in [next(), next()] {
+        got(waiter, "those who wait are served")
+            .await
+            .release()
+            .await;
+    }
+    wait_until_no_keys(&store, "after turns were served").await;
 }
 
 #[tokio::test(start_paused = true)]
