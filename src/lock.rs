@@ -66,6 +66,7 @@ mod releaser;
 mod self_test;
 mod stop_request;
 mod store;
+mod store_error;
 mod store_future;
 mod store_health;
 mod store_lock;
@@ -93,8 +94,9 @@ pub use self_test::SelfTestError;
 pub use store::{
     AcquireReply, AcquireRequest, BusySession, DeadHolder, Fence, HeartbeatReply, InstanceLiveness,
     LockInfo, OFFER_TTL, QUEUE_TTL, QueueOptions, QueueState, RepeatedState, RepeatedTurn,
-    ScanCursor, ScanPage, Store, StoreError, Ticket, WAITER_TIMEOUT, WatchedQueue, Withdrawal,
+    ScanCursor, ScanPage, Store, Ticket, WAITER_TIMEOUT, WatchedQueue, Withdrawal,
 };
+pub use store_error::StoreError;
 pub use store_future::StoreFuture;
 pub use store_health::{StoreHealth, StoreProblem, TestFailure};
 pub use wait_place::WaitPlace;

@@ -271,14 +271,7 @@ impl PendingClaim<'_> {
             }
             Ok(reply) => reply,
             Err(error) => {
-                if error.was_answered() {
-                    self.client.instance.health.doubt();
-                }
-                if error.was_not_executed() {
-                    self.is_in_doubt = was_in_doubt;
-                } else {
-                    self.claim.mark_in_doubt();
-                }
+                self.note_error(&error, was_in_doubt);
                 return Err(error.into());
             }
         };
@@ -354,6 +347,18 @@ impl PendingClaim<'_> {
             return Ok(AttemptResult::AskAgain);
         }
         Ok(AttemptResult::Waits)
+    }
+
+    /// Notes a command that failed. `was_in_doubt`: there was a command without a known reply before it.
+    fn note_error(&mut self, error: &StoreError, was_in_doubt: bool) {
+        if error.was_answered() {
+            self.client.instance.health.doubt();
+        }
+        if error.was_not_executed() {
+            self.is_in_doubt = was_in_doubt;
+        } else {
+            self.claim.mark_in_doubt();
+        }
     }
 
     /// Replaces a claim that counts as lost before its turn began. The turn keeps its ticket, and so its place in
