@@ -23,7 +23,7 @@ use super::{
 use crate::key::{Keyspace, SessionKey};
 use clock::{RedisClock, micros};
 use command::StoreCommand;
-use connection::ChannelListener;
+use connection::{ChannelListener, packed};
 use keys::{ALL_KEYS, KeyNames, LOCK_AND_FENCE, instance_key};
 use reply::AcquireOutcome;
 use routes::{RedisRoutes, SharedTopology};
@@ -165,7 +165,7 @@ impl RedisStore {
     ) -> StoreFuture<T> {
         let routes = self.routes.clone();
         StoreFuture::new(async move {
-            let (value, link) = routes.send(slot, name, routes::packed(&command)).await?;
+            let (value, link) = routes.send(slot, name, packed(&command)).await?;
             parse(&value).ok_or_else(|| link.unreadable(&value))
         })
     }

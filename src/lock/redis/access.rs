@@ -8,8 +8,8 @@ use redis::{Cmd, cmd};
 
 use super::RedisStore;
 use super::command::StoreCommand;
+use super::connection::packed;
 use super::keys::SessionKeys;
-use super::routes::packed;
 use crate::key::SessionKey;
 use crate::lock::{StoreError, StoreFuture};
 

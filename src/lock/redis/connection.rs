@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use redis::aio::PubSubStream;
-use redis::{PushInfo, PushKind, RedisResult, Value};
+use redis::{Cmd, PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -60,6 +60,11 @@ pub(super) struct RedisConnection {
 pub(super) trait WriteCommand: Fn(&RedisClock, Instant, &mut Vec<u8>) {}
 
 impl<W: Fn(&RedisClock, Instant, &mut Vec<u8>)> WriteCommand for W {}
+
+/// Writes a command that the redis crate has made.
+pub(super) fn packed(command: &Cmd) -> impl WriteCommand {
+    |_: &RedisClock, _, unsent: &mut Vec<u8>| command.write_packed_command(unsent)
+}
 
 /// Who receives the messages on a channel.
 #[derive(Clone)]

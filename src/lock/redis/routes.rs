@@ -10,10 +10,9 @@ use tokio::time::Instant;
 
 use super::access::AccessAttempt;
 use super::address::RedisAddress;
-use super::clock::RedisClock;
 use super::cluster::{ClusterLinks, ClusterWatch};
 use super::command::StoreCommand;
-use super::connection::{ChannelListener, LinkNumbers, RedisConnection, WriteCommand};
+use super::connection::{ChannelListener, LinkNumbers, RedisConnection, WriteCommand, packed};
 use super::error::{not_sent, unreadable};
 use super::node::{NodeRole, RedisNode};
 use super::sentinel::MasterWatch;
@@ -288,11 +287,6 @@ impl RedisRoutes {
     pub(super) fn not_sent(&self, reason: &str) -> StoreError {
         not_sent(&self.0.label, reason)
     }
-}
-
-/// Writes a command that the redis crate has made.
-pub(super) fn packed(command: &Cmd) -> impl WriteCommand {
-    |_: &RedisClock, _, unsent: &mut Vec<u8>| command.write_packed_command(unsent)
 }
 
 impl std::fmt::Debug for RedisRoutes {
