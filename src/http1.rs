@@ -172,11 +172,13 @@ fn request_service<H: Serve>(
         if let Some(names) = state.take_request_names() {
             request.extensions_mut().insert(names);
         }
-        let (handler, client, state) = (handler.clone(), client.clone(), state.clone());
+        // Boxed on its own, because it is large, and would move once more with the future around it.
+        let response = Box::pin(handler.clone().serve(client.clone(), request));
         let exchange = state.begin_exchange();
+        let state = state.clone();
         // Boxed, because hyper keeps the room of this future for as long as the connection is open.
         Box::pin(async move {
-            let mut response = handler.serve(client, request).await;
+            let mut response = response.await;
             let status = response.status();
             unread_rest::announce(&state, status, response.headers_mut()).await;
             exchange.on_response(response.status());

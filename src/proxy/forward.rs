@@ -79,6 +79,8 @@ pub(super) type SendFuture =
 /// The body of the backend's response, and the connection over which it arrives.
 pub(super) struct BackendBody {
     incoming: Incoming,
+    /// A frame that was read ahead; `None`: none was.
+    read_ahead: Option<Result<Frame<Bytes>, hyper::Error>>,
     /// The connection, until the response is over. Dropping it closes the connection.
     connection: Option<PooledConnection>,
 }
@@ -407,7 +409,27 @@ impl BackendBody {
     fn switching(incoming: Incoming, connection: PooledConnection) -> Self {
         Self {
             incoming,
+            read_ahead: None,
             connection: Some(connection),
+        }
+    }
+
+    /// Takes the body, if its length is known and all of it has arrived in one piece. `None`: it has no byte, or more may
+    /// come.
+    pub(super) fn take_whole(&mut self, cx: &mut Context<'_>) -> Option<Frame<Bytes>> {
+        let length = self.size_hint().exact()?;
+        if length == 0 || self.read_ahead.is_some() {
+            return None;
+        }
+        let Poll::Ready(frame) = Pin::new(&mut *self).poll_frame(cx) else {
+            return None;
+        };
+        match frame {
+            Some(Ok(frame)) if self.incoming.is_end_stream() => Some(frame),
+            other => {
+                self.read_ahead = other;
+                None
+            }
         }
     }
 
@@ -438,6 +460,9 @@ impl Body for BackendBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(frame) = self.read_ahead.take() {
+            return Poll::Ready(Some(frame));
+        }
         let polled = Pin::new(&mut self.incoming).poll_frame(cx);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => self.give_back_at_end(frame.is_trailers()),
@@ -450,10 +475,16 @@ impl Body for BackendBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.read_ahead.is_none() && self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        let rest = self.incoming.size_hint();
+        let read_ahead = self.read_ahead.as_ref();
+        let data = read_ahead.and_then(|frame| frame.as_ref().ok()?.data_ref());
+        match (rest.exact(), data) {
+            (Some(rest), Some(data)) => SizeHint::with_exact(rest + data.len() as u64),
+            _ => rest,
+        }
     }
 }

@@ -235,7 +235,7 @@ impl Proxy {
         let filler = SilenceFiller::for_response(filled, record.keep_alive(), idle_stream);
         let body = GuardedBody::new(body, held, orphans, record, filler, answer);
         let mut body = Box::new(body);
-        body.release_if_empty().await;
+        body.release_if_whole().await;
         Response::from_parts(head, Either::Right(SentBody::Own(body)))
     }
 }

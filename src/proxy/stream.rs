@@ -2,9 +2,10 @@
 //!
 //! Invariant: the lock is released before the client can see the end of the response. A body that ends
 //! with its last frame (`content-length`) has that frame held back until the release is done, and so
-//! have trailers. A body that just ends (chunked) has its end held back. In every other case the body
-//! is dropped, and the turn with it: first the backend's connection, then the lock. A turn that goes on
-//! without its client is handed over to [`Orphans`].
+//! have trailers. A body that just ends (chunked) has its end held back. A response that has arrived as a whole
+//! is held back from its head on, and leaves in one piece. In every other case the body is dropped, and the turn
+//! with it: first the backend's connection, then the lock. A turn that goes on without its client is handed over
+//! to [`Orphans`].
 
 use std::future::poll_fn;
 use std::mem::replace;
@@ -111,19 +112,40 @@ impl GuardedBody {
         }
     }
 
-    /// Releases the lock of a response that has no body, and waits for it. Returns at once for any
-    /// other response.
-    pub(super) async fn release_if_empty(&mut self) {
-        if let StreamState::Streaming { backend, .. } = &self.state
-            && backend.is_end_stream()
-        {
-            self.release(None);
-            if let StreamState::Releasing { leaving, .. } = &mut self.state {
-                poll_fn(|cx| leaving.poll_released(cx)).await;
+    /// Releases the lock of a response whose body is there already or that has none, and waits for it. So such a response
+    /// leaves in one piece. Returns at once for any other response. Cancel-safe.
+    pub(super) async fn release_if_whole(&mut self) {
+        poll_fn(|cx| self.poll_released_if_whole(cx)).await;
+    }
+
+    fn poll_released_if_whole(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let StreamState::Streaming { backend, held } = &mut self.state {
+            if held.as_mut().and_then(LockGuard::must_stop).is_some() {
+                return Poll::Ready(());
+            }
+            if backend.is_end_stream() {
+                self.release(None);
+            } else if let Some(frame) = backend.take_whole(cx) {
+                self.count(&frame);
+                self.release(Some(Ok(frame)));
+            }
+        }
+        if let StreamState::Releasing { leaving, last } = &mut self.state {
+            ready!(leaving.poll_released(cx));
+            if last.is_none() {
                 let hold = leaving.hold;
                 self.end_answer(true);
                 self.finish(self.whole_end(), hold);
             }
+        }
+        Poll::Ready(())
+    }
+
+    /// Counts a frame of the backend, and keeps it for those who read the answer later.
+    fn count(&mut self, frame: &Frame<Bytes>) {
+        self.bytes += length(frame);
+        if let Some(answer) = &mut self.answer {
+            answer.frame(frame);
         }
     }
 
@@ -253,12 +275,10 @@ impl Body for GuardedBody {
                     }
                     let last = match frame {
                         Some(Ok(frame)) => {
-                            this.bytes += length(&frame);
-                            if let Some(answer) = &mut this.answer {
-                                answer.frame(&frame);
-                            }
                             // hyper takes trailers for the end and asks for nothing more.
-                            if !backend.is_end_stream() && !frame.is_trailers() {
+                            let is_last = backend.is_end_stream() || frame.is_trailers();
+                            this.count(&frame);
+                            if !is_last {
                                 return Poll::Ready(Some(Ok(frame)));
                             }
                             Some(Ok(frame))

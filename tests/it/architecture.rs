@@ -52,7 +52,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // The rules for header fields are those of HTTP/1.
     ("http2", &["deadline", "http1", "service", "wire"]),
     // Counts the memory of large heads.
-    ("service", &["budget", "drain", "http_syntax", "wire"]),
+    (
+        "service",
+        &["budget", "deadline", "drain", "http_syntax", "wire"],
+    ),
     ("http_syntax", &[]),
     ("header_names", &[]),
     ("wire", &["deadline"]),

@@ -7,6 +7,7 @@ use crate::support::app::{App, CHAT, key};
 use crate::support::backend::event;
 use crate::support::bench::{Bench, Setup};
 use crate::support::client::{Client, Request, begin_turn, turn};
+use crate::support::fault::Mode;
 use crate::support::redis::Redis;
 use crate::support::{Reserved, wait_for_async};
 
@@ -64,6 +65,27 @@ async fn a_complete_response_releases_before_the_client_sees_its_end() {
         );
         bench.assert_free(&session, script).await;
     }
+}
+
+#[tokio::test]
+async fn a_response_that_has_arrived_as_a_whole_leaves_in_one_piece() {
+    let bench = Setup::new(CHAT).on_faulty_network().await;
+    let answer = turn(bench.app.addr(), "s1", "plain:first").await;
+    assert_eq!(answer.status, 200, "there are connections now");
+    let late = Mode::Delay(Duration::from_millis(100));
+    bench.network.set(late).await;
+    let mut client = Client::connect(bench.app.addr()).await;
+    client.send(&Request::turn("s1", "plain:hello")).await;
+    let first = client.raw(1).await;
+    let rest = client.arrived();
+    let rest = client.raw(rest).await;
+    let text = String::from_utf8_lossy(&rest);
+    assert_eq!(first, b"H", "it begins with its head");
+    assert!(
+        text.ends_with("\r\n\r\nhello"),
+        "the body comes with the head, behind the release: {text:?}"
+    );
+    bench.wait_until_free("s1", "a whole response").await;
 }
 
 #[tokio::test]

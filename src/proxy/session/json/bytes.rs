@@ -100,3 +100,51 @@ const fn table(bytes: &[u8]) -> [bool; 256] {
     }
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_two_specials_and_control_characters_are_special() {
+        for byte in 0..=u8::MAX {
+            let expected = byte < 0x20 || byte == b'"' || byte == b'\\';
+            assert_eq!(is_special(byte), expected, "{byte:#x} alone");
+            for place in 0..8 {
+                // 0x20 and 0x23 are the nearest to special ones, for borrows to go wrong on.
+                for around in [b' ', b'#', b'[', b']', 0x80, 0xFF] {
+                    let mut word = [around; 8];
+                    word[place] = byte;
+                    let found = expected.then_some(place);
+                    assert_eq!(
+                        find_in_word(word),
+                        found,
+                        "{byte:#x} in a word of {around:#x}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_special_bytes_of_a_block_are_found_together() {
+        for around in [b' ', b'#', b'[', b']', 0x80, 0xFF] {
+            for byte in 0..=u8::MAX {
+                for place in 0..BLOCK {
+                    let mut block = [around; BLOCK];
+                    block[place] = byte;
+                    block[BLOCK - 1 - place] = byte;
+                    let ends = 1 << place | 1 << (BLOCK - 1 - place);
+                    let expected = if is_special(byte) { ends } else { 0 };
+                    assert_eq!(specials(&block), expected, "{byte:#x} at both ends");
+                    let (shorter, behind) = (specials(&block[..place]), u64::MAX << place);
+                    assert_eq!(
+                        shorter,
+                        expected & !behind | behind,
+                        "{byte:#x} in {place} bytes"
+                    );
+                }
+            }
+        }
+    }
+}
