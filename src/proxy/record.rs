@@ -285,10 +285,6 @@ impl RequestRecord {
 
     /// Finishes the record of a request that got an error response with this status and of this many bytes, or an event
     /// in its place.
-    #[expect(
-        clippy::boxed_local,
-        reason = "a record lives in its box, and out of it would be copied"
-    )]
     pub(super) fn finish_refused(mut self: Box<Self>, refusal: &Refusal, status: u16, bytes: u64) {
         match self.is_early() {
             true => self.event_status = Some(refusal.status().as_u16()),
@@ -308,10 +304,6 @@ impl RequestRecord {
 
     /// Finishes the record of a turn that held its lock for `hold` and handed `bytes` of the response's
     /// body to the client's connection.
-    #[expect(
-        clippy::boxed_local,
-        reason = "a record lives in its box, and out of it would be copied"
-    )]
     pub(super) fn finish_turn(mut self: Box<Self>, end: End, hold: Option<Duration>, bytes: u64) {
         self.hold = hold;
         let end = match end {
