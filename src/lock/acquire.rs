@@ -107,6 +107,10 @@ impl LockClient {
         options: &LockOptions,
         progress: &mut AcquireProgress,
     ) -> Result<StoreLock, AcquireError> {
+        // Before the claim: the time in the queue is counted from when turns may begin.
+        if !self.is_ready(&key, Instant::now()) {
+            self.wait_until_ready(&key).await?;
+        }
         let needs_local = progress.needs_local;
         let (claim, state, mut registration) = self.new_claim(key, requester, options, needs_local);
         let queue = options.blocking.then_some(QueueOptions {
@@ -253,16 +257,19 @@ impl PendingClaim<'_> {
     /// that.
     async fn attempt(&mut self, now: Instant) -> Result<AttemptResult, AcquireError> {
         let mut sent = now;
-        // Each time: since the last attempt, the store may have become another server, or lost its data. Behind the
-        // registration of the claim, which is lost if that happens later.
-        if !self.client.is_ready(&self.claim.key, now) {
+        // Each time: since the last attempt, the store may have become another server, or lost its data. The server and
+        // the claim come first: what changes behind the last look at them is noticed when the lock is granted.
+        let server = loop {
+            let server = self.client.store.server_changed(&self.claim.key);
+            if self.state.is_lost() {
+                self.start_over()?;
+            }
+            if self.client.is_ready(&self.claim.key, sent) {
+                break server;
+            }
             self.client.wait_until_ready(&self.claim.key).await?;
             sent = Instant::now();
-        }
-        if self.state.is_lost() {
-            self.start_over()?;
-        }
-        let server = self.client.store.server_changed(&self.claim.key);
+        };
         let was_in_doubt = mem::replace(&mut self.is_in_doubt, true);
         let reply = match self.client.store.acquire(&self.claim, &self.request).await {
             Ok(AcquireReply::TookOver(reply)) => {

@@ -129,9 +129,10 @@ impl Heartbeat {
 
     /// Whether this instance has a valid heartbeat at `now`, and turns may begin.
     pub(super) fn is_alive(&self, now: Instant) -> bool {
+        // The deadline first: when the key is found gone, the pause is set before the deadline moves.
         let is_alive = |task: &HeartbeatTask| {
-            let resumes = task.resumes.load();
-            !task.deadline.passed(now) && resumes.is_none_or(|resumes| resumes <= now)
+            let has_resumed = || task.resumes.load().is_none_or(|resumes| resumes <= now);
+            !task.deadline.passed(now) && has_resumed()
         };
         self.task.as_ref().is_none_or(is_alive)
     }

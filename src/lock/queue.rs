@@ -64,6 +64,10 @@ const PLACE_AGE: Duration = WATCH_INTERVAL.saturating_mul(4);
 /// The shortest pause between two rounds.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
+/// After how many rounds in a row all waiters of a session ask the store again, because turns that were served may hide a
+/// waiter that lost its place: five seconds. So many requests for so short turns are rare, and asking is dear.
+const SHORT_ROUNDS: usize = 10;
+
 /// How many queues one command watches: about half a millisecond in which the store serves nobody
 /// else.
 const BATCH: usize = 100;
@@ -196,26 +200,33 @@ pub(super) async fn watch_queues(mut watcher: QueueWatcher) {
         let watched = watcher.queue.to_watch(&watcher.dead);
         if watched.is_empty() {
             watcher.dead.clear();
+            watcher.short_rounds.clear();
             watcher.queue.0.first_waiter.notified().await;
             sleep(WATCH_INTERVAL).await;
             continue;
         }
-        watcher
-            .dead
-            .retain(|key, _| watched.iter().any(|watched| watched.key == *key));
+        let is_watched = |key: &SessionKey| watched.iter().any(|watched| watched.key == *key);
+        watcher.dead.retain(|key, _| is_watched(key));
+        watcher.short_rounds.retain(|key, _| is_watched(key));
         // Earlier when a holder's instance may be dead, and at once when one was found dead.
         let mut next = Instant::now() + WATCH_INTERVAL;
         for batch in watched.chunks(BATCH) {
             let instance = watcher.issuer.instance();
             match watcher.store.watch(instance, batch).await {
                 Ok(states) => {
+                    // At once: turns that are served while other sessions are handled still count.
+                    let count =
+                        |it: &WatchedQueue| watcher.queue.count_waiting(&it.key, &it.waiters);
+                    let waiting: Vec<_> = batch.iter().map(count).collect();
                     let mut questions = Vec::new();
-                    for (watched, state) in batch.iter().zip(states) {
+                    for ((watched, waiting), state) in batch.iter().zip(waiting).zip(states) {
                         let Some(state) = state else {
                             watcher.queue.retry_session(&watched.key);
                             continue;
                         };
-                        let due = watcher.handle(watched, state, &mut questions).await;
+                        let due = watcher
+                            .handle(watched, waiting, state, &mut questions)
+                            .await;
                         next = due.map_or(next, |due| next.min(due));
                     }
                     // A question that isn't sent is asked again.
@@ -243,6 +254,8 @@ pub(super) struct QueueWatcher {
     inquiry: Arc<UseInquiry>,
     /// The holders that are known to be dead.
     dead: HashMap<SessionKey, DeadHolder>,
+    /// For how many rounds in a row a session's queue has had fewer waiters than were watched, while turns were served.
+    short_rounds: HashMap<SessionKey, usize>,
 }
 
 // === impl QueueWatcher ===
@@ -263,14 +276,33 @@ impl QueueWatcher {
             heartbeat,
             inquiry,
             dead: HashMap::new(),
+            short_rounds: HashMap::new(),
         }
     }
 
-    /// Handles what the store found in one queue. Gives when the queue has to be watched next; `None`: at
-    /// the usual interval. Adds to `questions` what is to be sent to other instances.
+    /// Whether a waiter may have lost its place in the store's queue, where `known` of those that were watched are.
+    /// `waiting` of them still wait.
+    fn is_waiter_missing(&mut self, watched: &WatchedQueue, waiting: usize, known: usize) -> bool {
+        if known >= watched.waiters.len() {
+            self.short_rounds.remove(&watched.key);
+            return false;
+        }
+        let rounds = self.short_rounds.entry(watched.key.clone()).or_default();
+        *rounds += 1;
+        // Turns that were served meanwhile are not missing. But behind as many of them, one that is missing is not seen.
+        let is_missing = known < waiting || *rounds >= SHORT_ROUNDS;
+        if is_missing {
+            *rounds = 0;
+        }
+        is_missing
+    }
+
+    /// Handles what the store found in one queue, of whose waiters `waiting` still wait. Gives when the queue has to be
+    /// watched next; `None`: at the usual interval. Adds to `questions` what is to be sent to other instances.
     async fn handle(
         &mut self,
         watched: &WatchedQueue,
+        waiting: usize,
         state: QueueState,
         questions: &mut Vec<StoreFuture<bool>>,
     ) -> Option<Instant> {
@@ -291,9 +323,7 @@ impl QueueWatcher {
         };
         let is_own = self.queue.retry_holder(key, &holder);
         let known = state.present + usize::from(is_own);
-        // Turns that were served meanwhile are not missing. They can hide one that is missing until the next round.
-        if known < watched.waiters.len() && known < self.queue.count_waiting(key, &watched.waiters)
-        {
+        if self.is_waiter_missing(watched, waiting, known) {
             self.queue.retry_session(key);
         }
         if is_own {

@@ -1,8 +1,9 @@
 //! A turn on the way to its lock is interrupted, or dropped, between any two steps, while the store
 //! is slow.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use seriatim::key::{Keyspace, SessionKey};
@@ -29,9 +30,14 @@ struct Slow {
     executed: Arc<AtomicUsize>,
     /// How many messages were sent.
     sent: AtomicUsize,
-    /// How often the queues were watched, and whether that may be executed.
+    /// How often the queues were watched, how many of these commands are executed, and whether they may be.
     watched: AtomicUsize,
-    may_watch: watch::Sender<bool>,
+    watches_executed: Arc<AtomicUsize>,
+    may_watch: watch::Sender<Gate>,
+    /// How many waiters the store misses in each queue.
+    missing: Arc<AtomicUsize>,
+    /// When another server answered for the store; unset: none has.
+    changed: OnceLock<Instant>,
 }
 
 /// The part of an acquisition that may pass.
@@ -72,11 +78,31 @@ impl Slow {
         wait_for(executed, "the store to execute the acquisition").await;
     }
 
-    /// Waits until the queues are watched once more.
-    async fn watches(&self) {
-        let before = self.watched.load(Ordering::SeqCst);
-        let watched = || self.watched.load(Ordering::SeqCst) > before;
-        wait_for(watched, "the queues to be watched").await;
+    fn watches_pending(&self) -> usize {
+        self.watched.load(Ordering::SeqCst) - self.watches_executed.load(Ordering::SeqCst)
+    }
+
+    /// Waits until the queues are watched by a command that may not be executed yet. The last one is handled then.
+    async fn is_watching(&self) {
+        wait_for(|| self.watches_pending() == 1, "the queues to be watched").await;
+    }
+
+    /// Lets that command be executed. Its reply is delayed.
+    async fn watch(&self) {
+        self.may_watch.send_replace(Gate::Command);
+        let executed = || self.watches_pending() == 0;
+        wait_for(executed, "the store to look at the queues").await;
+        self.may_watch.send_replace(Gate::Nothing);
+    }
+
+    /// Lets its reply pass, too, and waits until that is handled.
+    async fn watched(&self) {
+        self.may_watch.send_replace(Gate::CommandAndAnswer);
+        let executed = || self.watches_pending() == 0;
+        wait_for(executed, "the store to look at the queues").await;
+        sleep(Duration::from_millis(1)).await;
+        self.may_watch.send_replace(Gate::Nothing);
+        self.is_watching().await;
     }
 
     async fn sends(&self) {
@@ -119,9 +145,21 @@ impl Store for Slow {
         self.watched.fetch_add(1, Ordering::SeqCst);
         let (inner, instance) = (Arc::clone(&self.inner), instance.to_owned());
         let (queues, mut may_watch) = (queues.to_vec(), self.may_watch.subscribe());
+        let (missing, executed) = (
+            Arc::clone(&self.missing),
+            Arc::clone(&self.watches_executed),
+        );
         StoreFuture::new(async move {
-            let _ = may_watch.wait_for(|may| *may).await;
-            inner.watch(&instance, &queues).await
+            let _ = may_watch.wait_for(|gate| *gate >= Gate::Command).await;
+            let mut states = inner.watch(&instance, &queues).await?;
+            executed.fetch_add(1, Ordering::SeqCst);
+            for state in states.iter_mut().flatten() {
+                state.present = state.present.saturating_sub(missing.load(Ordering::SeqCst));
+            }
+            let _ = may_watch
+                .wait_for(|gate| *gate >= Gate::CommandAndAnswer)
+                .await;
+            Ok(states)
         })
     }
 
@@ -169,6 +207,10 @@ impl Store for Slow {
     fn liveness(&self, instance: &str) -> StoreFuture<Option<InstanceLiveness>> {
         self.inner.liveness(instance)
     }
+
+    fn server_changed(&self, _: &SessionKey) -> Option<Instant> {
+        self.changed.get().copied()
+    }
 }
 
 // === impl Replica ===
@@ -182,7 +224,10 @@ impl Replica {
             executed: Arc::default(),
             sent: AtomicUsize::new(0),
             watched: AtomicUsize::new(0),
-            may_watch: watch::Sender::new(true),
+            watches_executed: Arc::default(),
+            may_watch: watch::Sender::new(Gate::CommandAndAnswer),
+            missing: Arc::default(),
+            changed: OnceLock::new(),
         });
         let issuer = Arc::new(ClaimIssuer::new(name, Epoch(epoch), false));
         let switchboard = Dispatcher::new(&issuer);
@@ -375,40 +420,112 @@ async fn an_extension_does_not_undo_an_interrupt() {
     drop(got(new, "the newer turn gets the lock").await);
 }
 
+/// Replica `a`, where a turn holds the lock, so many others wait, and the queue is watched as the test says.
+async fn watched_queue(a: &Replica, waiters: usize) -> (LockGuard, VecDeque<Turn>) {
+    a.slow.may_watch.send_replace(Gate::Nothing);
+    let held = a.holds().await;
+    let mut waiting = VecDeque::new();
+    for _ in 0..waiters {
+        waiting.push_back(a.waits().await);
+    }
+    (held, waiting)
+}
+
+/// Serves the turn that waits longest while the queue is watched: before the store looks at the queue, or behind that.
+/// Returns its lock, and how many acquisitions the others requested because of that.
+async fn serve_while_watched(
+    a: &Replica,
+    held: LockGuard,
+    waiting: &mut VecDeque<Turn>,
+    is_behind: bool,
+) -> (LockGuard, usize) {
+    let requested = || a.slow.requested.load(Ordering::SeqCst);
+    a.slow.is_watching().await;
+    if is_behind {
+        a.slow.watch().await;
+    }
+    held.release().await;
+    let next = waiting.pop_front().expect("a turn waits");
+    let held = got(next, "the first waiter gets the lock").await;
+    let before = requested();
+    a.slow.watched().await;
+    (held, requested() - before)
+}
+
 #[tokio::test(start_paused = true)]
 async fn turns_served_while_their_queue_is_watched_make_no_other_turn_ask_again() {
-    let (store, a, _b) = stores();
-    let held = a.holds().await;
-    let mut waiters = Vec::new();
-    for _ in 0..4 {
-        waiters.push(a.waits().await);
+    let (_store, a, _b) = stores();
+    let (mut held, mut waiting) = watched_queue(&a, 4).await;
+    for _ in 0..3 {
+        let asked;
+        (held, asked) = serve_while_watched(&a, held, &mut waiting, false).await;
+        assert_eq!(
+            asked, 0,
+            "those who wait have their places, and ask nothing"
+        );
     }
-    let mut waiters = waiters.into_iter();
-    let mut next = || waiters.next().expect("there are four");
-    a.slow.may_watch.send_replace(false);
-    a.slow.watches().await;
-    held.release().await;
-    got(next(), "the first waiter gets the lock")
-        .await
-        .release()
-        .await;
-    let second = got(next(), "the second waiter gets the lock").await;
-    let asked = a.slow.requested.load(Ordering::SeqCst);
-    a.slow.may_watch.send_replace(true);
-    a.slow.watches().await;
+    drop((held, waiting));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_waiter_makes_all_ask_again_at_once() {
+    let (_store, a, _b) = stores();
+    let (held, waiting) = watched_queue(&a, 4).await;
+    a.slow.missing.store(1, Ordering::SeqCst);
+    a.slow.is_watching().await;
+    let before = a.slow.requested.load(Ordering::SeqCst);
+    a.slow.watched().await;
+    let asked = a.slow.requested.load(Ordering::SeqCst) - before;
+    assert_eq!(asked, 4, "nobody knows which of them is missing");
+    drop((held, waiting));
+}
+
+#[tokio::test(start_paused = true)]
+async fn turns_that_are_served_hide_no_missing_waiter_for_long() {
+    let (_store, a, _b) = stores();
+    let (mut held, mut waiting) = watched_queue(&a, 20).await;
+    a.slow.missing.store(1, Ordering::SeqCst);
+    let mut rounds = 0;
+    loop {
+        rounds += 1;
+        let asked;
+        (held, asked) = serve_while_watched(&a, held, &mut waiting, true).await;
+        if asked > 0 {
+            assert_eq!(asked, waiting.len(), "all ask again");
+            break;
+        }
+    }
     assert_eq!(
-        a.slow.requested.load(Ordering::SeqCst),
-        asked,
-        "those who wait have their places, and ask nothing"
+        rounds, 10,
+        "after five seconds, as the missing one can't be told from those that were served"
     );
-    second.release().await;
-    for waiter in [next(), next()] {
-        got(waiter, "those who wait are served")
-            .await
-            .release()
-            .await;
-    }
-    wait_until_no_keys(&store, "after turns were served").await;
+    drop((held, waiting));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_in_the_queue_begins_when_turns_may_begin() {
+    let (store, a, _b) = stores();
+    let changed = a.slow.changed.set(Instant::now());
+    changed.expect("it is set once");
+    let waits = LockOptions {
+        blocking_timeout: Some(Duration::from_millis(500)),
+        ..options(false)
+    };
+    let turns = [a.turn_on(&waits), a.turn_on(&waits)];
+    wait_for(|| turns.iter().any(Turn::is_finished), "a turn to begin").await;
+    sleep(Duration::from_millis(400)).await;
+    let [first, second] = turns;
+    let (runs, waits) = match first.is_finished() {
+        true => (first, second),
+        false => (second, first),
+    };
+    assert!(
+        !waits.is_finished(),
+        "the pause behind a change of the server is not a part of the time in the queue"
+    );
+    got(runs, "the first one runs").await.release().await;
+    got(waits, "the other one is served").await.release().await;
+    wait_until_no_keys(&store, "after both turns").await;
 }
 
 #[tokio::test(start_paused = true)]
