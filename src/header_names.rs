@@ -114,13 +114,13 @@ impl OriginalNames {
                 return Some(start);
             }
             // The length first: it rules out nearly every name.
-            let is_own = |name: &&[u8]| {
+            let is_its_name = |name: &&[u8]| {
                 line.get(name.len()) == Some(&b':') && is_lower_case_of(&line[..name.len()], name)
             };
-            if let Some(at) = skipped.iter().position(is_own) {
+            if let Some(at) = skipped.iter().position(is_its_name) {
                 let name: &[u8] = skipped.remove(at);
                 line[..name.len()].copy_from_slice(name);
-            } else if let Some(at) = names.clone().position(|name| is_own(&name)) {
+            } else if let Some(at) = names.clone().position(|name| is_its_name(&name)) {
                 // Nearly always the next one: the fields are in the order of the names.
                 skipped.extend(names.by_ref().take(at));
                 if let Some(name) = names.next() {
@@ -156,8 +156,10 @@ impl<'n> Iterator for Names<'n> {
 // === impl NameRestorer ===
 
 impl NameRestorer {
-    /// Writes what hyper offers, with `write`. If hyper offers more than before, that begins with a head, if `names`
-    /// gives the names of one.
+    /// Writes what hyper offers, with `write`. `names` gives the names of a head that hyper has added since its last offer.
+    ///
+    /// The head must be the first that was added: hyper has to offer all that it buffered before it buffers a head. It does,
+    /// because it flushes behind each message, and `pipeline_flush` is off.
     pub(crate) fn poll_write(
         &mut self,
         bufs: &[IoSlice<'_>],

@@ -35,7 +35,8 @@ pub(super) struct ValidatedIo<IO> {
     is_flushed: bool,
     /// The rest of the interim responses that are being written.
     interim: Bytes,
-    names: NameRestorer,
+    /// Gives the names in responses their own letter case.
+    restorer: NameRestorer,
     state: ConnectionState,
 }
 
@@ -70,7 +71,7 @@ impl<IO> ValidatedIo<IO> {
             closing: ClosingPhase::Open,
             is_flushed: true,
             interim: Bytes::new(),
-            names: NameRestorer::default(),
+            restorer: NameRestorer::default(),
             state,
         }
     }
@@ -266,7 +267,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ValidatedIo<IO> {
         ready!(self.poll_interim(cx))?;
         let this = &mut *self;
         this.is_flushed = false;
-        this.names.poll_write(
+        this.restorer.poll_write(
             bufs,
             || this.state.take_response_names(),
             |bufs| Pin::new(&mut this.io).poll_write_vectored(cx, bufs),

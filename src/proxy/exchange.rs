@@ -87,15 +87,16 @@ pub(super) fn for_backend(
     Box::new(Request::from_parts(head, body))
 }
 
-/// Where interim responses to a request of this version go; `None`: they are left out. HTTP/1.0 has none, and none may
-/// follow the head of the response.
+/// Where interim responses to a request of this version go; `None`: they are left out. HTTP/1.0 has none, none may
+/// follow the head of the response, and from HTTP/2 none are read.
 pub(super) fn interim_for(
     client: &ClientConnection,
     version: Version,
+    backend: &Backend,
     record: &RequestRecord,
 ) -> Option<InterimResponses> {
-    let interim = client.interim();
-    interim.filter(|_| version == Version::HTTP_11 && !record.is_early())
+    let can_pass = version == Version::HTTP_11 && backend.can_upgrade() && !record.is_early();
+    client.interim().filter(|_| can_pass)
 }
 
 /// Notes in the flag of a turn whether the backend says by its status that it has not run the turn: 425 (RFC 8470 §5.2),

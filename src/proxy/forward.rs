@@ -152,7 +152,7 @@ impl Backend {
     /// Sends a request, and returns when the head of the response has arrived. No byte is sent after
     /// `deadline`. `has_begun` is set while a byte may have been sent. `is_turn` says whether the request
     /// holds a lock. Interim responses pass to `interim`, and wake the task that polls this first; `None`: they are
-    /// left out. hyper gives none from HTTP/2.
+    /// left out. None are read from HTTP/2.
     ///
     /// Dropping the future closes the connection, so that the backend sees that its client is gone.
     ///

@@ -92,7 +92,7 @@ impl Proxy {
         let timeout = ResponseTimeout::new(limit, limits, &mut body);
         let upgrade = upgrade.filter(|_| backend.can_upgrade());
         let (lock, wanted) = (held.as_ref(), upgrade.as_ref());
-        let interim = exchange::interim_for(client, head.version, record);
+        let interim = exchange::interim_for(client, head.version, &backend, record);
         let request = exchange::for_backend(head, body, client, &backend, lock, wanted, record);
         let exchange = Exchange {
             client,

@@ -19,10 +19,18 @@ pub(super) struct BackendIo<IO> {
     io: IO,
     /// How a write failed because the peer had closed the connection; `None`: none did.
     write_failure: Option<io::ErrorKind>,
-    /// Reads the heads of responses; `None`: this is no HTTP/1.
-    heads: Option<ResponseHeadReader>,
-    restorer: NameRestorer,
+    /// `None`: this is no HTTP/1, and no byte changes.
+    heads: Option<Http1Heads>,
     notes: ExchangeNotes,
+}
+
+/// What reads and writes the heads of HTTP/1 on a connection.
+#[derive(Default)]
+struct Http1Heads {
+    /// Reads those of responses.
+    reader: ResponseHeadReader,
+    /// Gives the names in requests their own letter case.
+    restorer: NameRestorer,
 }
 
 // === impl BackendIo ===
@@ -31,7 +39,7 @@ impl<IO> BackendIo<IO> {
     /// Wraps a connection for HTTP/1 on which nothing was sent yet.
     pub(super) fn http1(io: IO) -> Self {
         Self {
-            heads: Some(ResponseHeadReader::default()),
+            heads: Some(Http1Heads::default()),
             ..Self::http2(io)
         }
     }
@@ -42,7 +50,6 @@ impl<IO> BackendIo<IO> {
             io,
             write_failure: None,
             heads: None,
-            restorer: NameRestorer::default(),
             notes: ExchangeNotes::default(),
         }
     }
@@ -57,14 +64,19 @@ impl<IO> BackendIo<IO> {
     fn written(
         &mut self,
         length: usize,
-        write: impl FnOnce(Pin<&mut IO>, &mut NameRestorer, &ExchangeNotes) -> Poll<io::Result<usize>>,
+        write: impl FnOnce(
+            Pin<&mut IO>,
+            Option<&mut NameRestorer>,
+            &ExchangeNotes,
+        ) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>>
     where
         IO: Unpin,
     {
         if self.write_failure.is_none() {
             let io = Pin::new(&mut self.io);
-            match ready!(write(io, &mut self.restorer, &self.notes)) {
+            let restorer = self.heads.as_mut().map(|heads| &mut heads.restorer);
+            match ready!(write(io, restorer, &self.notes)) {
                 Err(error) if is_by_peer(error.kind()) => self.write_failure = Some(error.kind()),
                 written => return Poll::Ready(written),
             }
@@ -95,7 +107,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for BackendIo<IO> {
             ([], Some(failure)) => Poll::Ready(Err(failure.into())),
             (arrived, _) => {
                 let this = &mut *self;
-                this.notes.on_read(arrived, this.heads.as_mut());
+                let reader = this.heads.as_mut().map(|heads| &mut heads.reader);
+                this.notes.on_read(arrived, reader);
                 Poll::Ready(Ok(()))
             }
         }
@@ -117,9 +130,12 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for BackendIo<IO> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let length = bufs.iter().map(|buf| buf.len()).sum();
-        self.written(length, |io, restorer, notes| {
-            let names = || notes.take_request_names();
-            restorer.poll_write(bufs, names, |bufs| io.poll_write_vectored(cx, bufs))
+        self.written(length, |io, restorer, notes| match restorer {
+            Some(restorer) => {
+                let names = || notes.take_request_names();
+                restorer.poll_write(bufs, names, |bufs| io.poll_write_vectored(cx, bufs))
+            }
+            None => io.poll_write_vectored(cx, bufs),
         })
     }
 

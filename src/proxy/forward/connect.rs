@@ -34,7 +34,7 @@ pub(super) struct Connector {
 
 /// How many header lines a response may have: more than any real one has, and few enough for the memory
 /// that reading a head takes (8 KiB). A response with more is an error (502).
-const MAX_HEADERS: usize = 256;
+pub(super) const MAX_HEADERS: usize = 256;
 
 /// How large the head of a response in HTTP/2 may be, in bytes: [`MAX_HEADERS`] lines of a usual length.
 const MAX_HEADER_LIST: u32 = 64 << 10;

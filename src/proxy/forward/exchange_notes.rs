@@ -1,6 +1,6 @@
 //! What the sender of a request and the stream of its connection tell each other about the two heads, because hyper
 //! doesn't: the letter case of names both ways, reason phrases beyond ASCII, and interim responses (RFC 9110 §15.2).
-//! For those, hyper has a callback, but its cost is an allocation or four for each request.
+//! For those, hyper has a callback, but it costs up to four allocations for each request.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use hyper::ext::ReasonPhrase;
 use memchr::memchr;
 use parking_lot::Mutex;
 
+use super::connect::MAX_HEADERS;
 use super::headers::clean_response_headers;
 use crate::header_names::{NameCollector, OriginalNames};
 use crate::http_syntax::trim;
@@ -66,8 +67,9 @@ pub(super) struct ResponseHeadReader {
     names: NameCollector,
 }
 
-/// How much of a head that comes in pieces is kept, in bytes: more than hyper reads of one.
-const MAX_HEAD: usize = 512 << 10;
+/// How much of a head that comes in pieces is kept, in bytes: twice as much as hyper reads of one (408 KiB), because the
+/// last piece may bring as much again of the body.
+const MAX_HEAD: usize = 1 << 20;
 
 // === impl ExchangeNotes ===
 
@@ -127,9 +129,9 @@ impl ExchangeNotes {
         let Some(reader) = reader else {
             return;
         };
-        let on_interim = |head: &[u8]| {
+        let on_interim = |line: &[u8], fields: &[u8]| {
             if let Some(target) = &*notes.interim.lock() {
-                target.pass(head);
+                target.pass(line, fields);
             }
         };
         if let Some(lost) = reader.read(arrived, on_interim) {
@@ -155,9 +157,9 @@ fn reason(line: &[u8], status: StatusCode) -> Option<ReasonPhrase> {
 // === impl ResponseHeadReader ===
 
 impl ResponseHeadReader {
-    /// Reads on in bytes that have arrived, and hands the heads of interim responses to `on_interim`. `None`: the final
-    /// response's head isn't complete.
-    fn read(&mut self, arrived: &[u8], on_interim: impl Fn(&[u8])) -> Option<LostParts> {
+    /// Reads on in bytes that have arrived, and hands the heads of interim responses to `on_interim`: the first line, and
+    /// the lines of the fields. `None`: the final response's head isn't complete.
+    fn read(&mut self, arrived: &[u8], on_interim: impl Fn(&[u8], &[u8])) -> Option<LostParts> {
         if self.begun.is_empty() {
             let (lost, rest) = self.read_heads(arrived, on_interim);
             if lost.is_none() {
@@ -166,10 +168,12 @@ impl ResponseHeadReader {
             return lost;
         }
         let mut begun = std::mem::take(&mut self.begun);
-        // hyper has refused a longer one.
-        if begun.len() + arrived.len() <= MAX_HEAD {
-            begun.extend_from_slice(arrived);
+        if begun.len() + arrived.len() > MAX_HEAD {
+            // hyper refuses it.
+            *self = Self::default();
+            return Some(LostParts::default());
         }
+        begun.extend_from_slice(arrived);
         let (lost, rest) = self.read_heads(&begun, on_interim);
         if lost.is_none() {
             let read = begun.len() - rest.len();
@@ -184,13 +188,12 @@ impl ResponseHeadReader {
     fn read_heads<'b>(
         &mut self,
         mut bytes: &'b [u8],
-        on_interim: impl Fn(&[u8]),
+        on_interim: impl Fn(&[u8], &[u8]),
     ) -> (Option<LostParts>, &'b [u8]) {
         while let Some(found) = memchr(b'\n', &bytes[self.searched..]) {
             let end = self.searched + found;
             let start = self.line_start;
-            let line = &bytes[start..end];
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            let line = without_end(&bytes[start..=end]);
             let is_first = start == 0;
             self.line_start = end + 1;
             self.searched = end + 1;
@@ -205,6 +208,7 @@ impl ResponseHeadReader {
                 continue;
             }
             let (head, rest) = bytes.split_at(end + 1);
+            let (line, fields) = head.split_at(self.fields_start);
             let names = self.names.take();
             *self = Self::default();
             bytes = rest;
@@ -212,9 +216,9 @@ impl ResponseHeadReader {
             if is_first {
                 continue;
             }
-            let (line, _) = split_head(head);
+            let line = without_end(line);
             if is_interim(line) {
-                on_interim(head);
+                on_interim(line, fields);
                 continue;
             }
             let lost = LostParts {
@@ -241,13 +245,10 @@ fn name_in(line: &[u8]) -> (&[u8], bool) {
     (&line[..end.unwrap_or(0)], has_upper)
 }
 
-/// The first line of a head, without its end, and the other lines.
-fn split_head(head: &[u8]) -> (&[u8], &[u8]) {
-    let (line, fields) = match memchr(b'\n', head) {
-        Some(end) => (&head[..end], &head[end + 1..]),
-        None => (head, &[][..]),
-    };
-    (line.strip_suffix(b"\r").unwrap_or(line), fields)
+/// A line without the end that it may have.
+fn without_end(line: &[u8]) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
 }
 
 /// Whether HTTP goes on after a response with this first line, and the final response follows.
@@ -265,10 +266,10 @@ impl InterimTarget {
         Self { responses, waker }
     }
 
-    /// Passes on an interim response with this head. A 100 is left out, because the proxy itself asks the client for
-    /// the body; so is a head that hyper refuses.
-    fn pass(&self, head: &[u8]) {
-        if let Some((status, mut headers)) = parse_interim(head)
+    /// Passes on an interim response with this first line and these fields. A 100 is left out, because the proxy itself
+    /// asks the client for the body; so is a head that hyper refuses.
+    fn pass(&self, line: &[u8], fields: &[u8]) {
+        if let Some((status, mut headers)) = parse_interim(line, fields)
             && status != StatusCode::CONTINUE
         {
             clean_response_headers(&mut headers);
@@ -278,9 +279,8 @@ impl InterimTarget {
     }
 }
 
-/// The status and the fields of an interim response; `None`: its head is malformed.
-fn parse_interim(head: &[u8]) -> Option<(StatusCode, HeaderMap)> {
-    let (line, fields) = split_head(head);
+/// The status and the fields of an interim response; `None`: its head is malformed, or has too many fields.
+fn parse_interim(line: &[u8], fields: &[u8]) -> Option<(StatusCode, HeaderMap)> {
     let status = line
         .strip_prefix(b"HTTP/1.1 ")
         .or_else(|| line.strip_prefix(b"HTTP/1.0 "))?;
@@ -290,14 +290,12 @@ fn parse_interim(head: &[u8]) -> Option<(StatusCode, HeaderMap)> {
         return None;
     }
     let mut headers = HeaderMap::new();
-    for field in fields.split(|byte| *byte == b'\n') {
-        let field = field.strip_suffix(b"\r").unwrap_or(field);
-        if !field.is_empty() {
-            let end = memchr(b':', field)?;
-            let name = HeaderName::from_bytes(&field[..end]).ok()?;
-            let value = HeaderValue::from_bytes(trim(&field[end + 1..])).ok()?;
-            headers.append(name, value);
-        }
+    let lines = fields.split(|byte| *byte == b'\n').map(without_end);
+    for (count, field) in lines.filter(|field| !field.is_empty()).enumerate() {
+        let end = memchr(b':', field).filter(|_| count < MAX_HEADERS)?;
+        let name = HeaderName::from_bytes(&field[..end]).ok()?;
+        let value = HeaderValue::from_bytes(trim(&field[end + 1..])).ok()?;
+        headers.try_append(name, value).ok()?;
     }
     Some((status, headers))
 }
@@ -326,7 +324,8 @@ mod tests {
 
     #[test]
     fn a_final_head_keeps_its_names_and_its_reason_however_it_arrives() {
-        let sent = "\r\nHTTP/1.1 103 Early\r\nLink: a\r\n\r\nHTTP/1.1 200 成功\r\nX-a: B\nx-A: \r\nb: C\r\n\r\n                    HTTP/1.1 201 Body\r\nD: e\r\n\r\n";
+        let sent = "\r\nHTTP/1.1 103 Early\r\nLink: a\r\n\r\nHTTP/1.1 200 成功\r\nX-a: B\nx-A: \r\nb: C\r\n\r\n\
+                    HTTP/1.1 201 Body\r\nD: e\r\n\r\n";
         let mut expected = NameCollector::default();
         for name in [&b"X-a"[..], b"x-A", b"b"] {
             expected.add(name, true, b"");
@@ -357,7 +356,11 @@ mod tests {
 
     #[test]
     fn an_interim_head_that_hyper_refuses_does_not_pass() {
-        let parsed = parse_interim(b"HTTP/1.1 103 Early\r\nLink: a\r\nlink:\t b \r\n\r\n");
+        let parse = |head: &str| {
+            let (line, fields) = head.split_once('\n').expect("a first line");
+            parse_interim(without_end(line.as_bytes()), fields.as_bytes())
+        };
+        let parsed = parse("HTTP/1.1 103 Early\r\nLink: a\r\nlink:\t b \r\n\r\n");
         let (status, headers) = parsed.expect("it is valid");
         assert_eq!(status, StatusCode::EARLY_HINTS);
         let links: Vec<_> = headers.get_all("link").iter().collect();
@@ -371,7 +374,12 @@ mod tests {
             "HTTP/1.1 1030\r\n\r\n",
             "HTTP/2.0 103\r\n\r\n",
         ] {
-            assert!(parse_interim(head.as_bytes()).is_none(), "{head:?}");
+            assert!(parse(head).is_none(), "{head:?}");
+        }
+        for (fields, passes) in [(255, true), (257, false), (30_000, false)] {
+            let fields: String = (0..fields).map(|n| format!("a{n}:\n")).collect();
+            let parsed = parse(&format!("HTTP/1.1 103\r\n{fields}\r\n"));
+            assert_eq!(parsed.is_some(), passes, "no more than hyper takes");
         }
     }
 
@@ -384,12 +392,13 @@ mod tests {
     #[test]
     fn a_head_without_an_end_is_kept_up_to_a_limit() {
         let mut reader = ResponseHeadReader::default();
-        for _ in 0..10 {
-            assert!(
-                reader.read(&[0xff; MAX_HEAD / 4], |_| {}).is_none(),
-                "it has no end"
-            );
+        let piece = [0xff; MAX_HEAD / 4];
+        for _ in 0..4 {
+            let lost = reader.read(&piece, |_, _| {});
+            assert!(lost.is_none(), "it has no end");
         }
-        assert!(reader.begun.len() <= MAX_HEAD, "and no further");
+        let lost = reader.read(&piece, |_, _| {});
+        assert!(lost.is_some(), "nothing more of this exchange is read");
+        assert!(reader.begun.is_empty(), "and nothing of it is kept");
     }
 }

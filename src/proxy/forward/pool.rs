@@ -149,10 +149,15 @@ impl PooledConnection {
         interim: Option<InterimTarget>,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<OutgoingBody>>>> + use<>
     {
-        self.notes.begin(request.extensions().get(), interim);
         match &mut self.sender {
-            RequestSender::Http1(sender) => Either::Left(sender.try_send_request(request)),
-            RequestSender::Http2(sender) => Either::Right(sender.try_send_request(request)),
+            RequestSender::Http1(sender) => {
+                self.notes.begin(request.extensions().get(), interim);
+                Either::Left(sender.try_send_request(request))
+            }
+            RequestSender::Http2(sender) => {
+                self.notes.begin(None, None);
+                Either::Right(sender.try_send_request(request))
+            }
         }
     }
 
@@ -276,6 +281,7 @@ mod tests {
             "until then it was used again and again: {age:?}"
         );
     }
+
     #[tokio::test(start_paused = true)]
     async fn old_connections_are_closed_whenever_there_are_any() {
         crate::time_limit::limit_this_test();
