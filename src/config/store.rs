@@ -59,7 +59,7 @@ options! {
         server_name: Option<ServerName<'static>> = None, Optional(SERVER_NAME),
             unset "the host in `url`", example "\"redis.example\"", Restart;
         /// The longest time for one command. While Redis doesn't answer, the end of a response is
-        /// delayed by this time at most.
+        /// delayed by this time at most, and a short response as a whole.
         timeout: Duration = SECOND, DurationIn(MS..=SECOND * 60), example "\"250ms\"", Restart;
         /// What happens to a new turn while Redis doesn't answer: `reject` refuses it with 503;
         /// `allow` runs it without a lock; `local` runs it under a lock in this replica's memory. The

@@ -184,6 +184,16 @@ impl LockGuard {
         }
     }
 
+    /// Whether the turn keeps its lock for a time after a complete response.
+    pub fn settles(&self) -> bool {
+        let substitute = match self.substitute.as_deref() {
+            Some(SubstituteLock::Local(local)) => Some(local),
+            _ => None,
+        };
+        let mut locks = self.lock.iter().chain(substitute);
+        locks.any(StoreLock::settles)
+    }
+
     /// Releases the lock of a complete turn after its time to settle. The command is sent when the future is
     /// polled.
     pub fn release(self) -> LockRelease {

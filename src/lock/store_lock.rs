@@ -135,6 +135,11 @@ impl StoreLock {
         }
     }
 
+    /// Whether the lock is kept for a time after a complete response.
+    pub(super) fn settles(&self) -> bool {
+        !self.settle.complete.is_zero()
+    }
+
     /// Changes how long the lock is kept after the turn; gives the former value.
     pub(super) fn set_settle(&mut self, settle: SettleTimes) -> SettleTimes {
         mem::replace(&mut self.settle, settle)

@@ -2,10 +2,10 @@
 //!
 //! Invariant: the lock is released before the client can see the end of the response. A body that ends
 //! with its last frame (`content-length`) has that frame held back until the release is done, and so
-//! have trailers. A body that just ends (chunked) has its end held back. A response that has arrived as a whole
-//! is held back from its head on, and leaves in one piece. In every other case the body is dropped, and the turn
-//! with it: first the backend's connection, then the lock. A turn that goes on without its client is handed over
-//! to [`Orphans`].
+//! have trailers. A body that just ends (chunked) has its end held back. A response with a `content-length` whose
+//! body has arrived in one piece with its head is held back from the head on, and leaves in one piece. In every
+//! other case the body is dropped, and the turn with it: first the backend's connection, then the lock. A turn that
+//! goes on without its client is handed over to [`Orphans`].
 
 use std::future::poll_fn;
 use std::mem::replace;
@@ -112,20 +112,23 @@ impl GuardedBody {
         }
     }
 
-    /// Releases the lock of a response whose body is there already or that has none, and waits for it. So such a response
-    /// leaves in one piece. Returns at once for any other response. Cancel-safe.
+    /// Releases the lock of a response without a body, or with a `content-length` and a body that has arrived in one piece
+    /// with the head, and waits for it: such a response leaves in one piece. Returns at once for any other response.
+    /// Cancel-safe.
     pub(super) async fn release_if_whole(&mut self) {
         poll_fn(|cx| self.poll_released_if_whole(cx)).await;
     }
 
     fn poll_released_if_whole(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let StreamState::Streaming { backend, held } = &mut self.state {
-            if held.as_mut().and_then(LockGuard::must_stop).is_some() {
-                return Poll::Ready(());
-            }
+            // Nothing of a body passes without the lock, and no client waits for a head for so long as turns settle.
+            let may_wait = |held: &mut LockGuard| held.must_stop().is_none() && !held.settles();
+            let mut is_quick = || held.as_mut().is_none_or(may_wait);
             if backend.is_end_stream() {
                 self.release(None);
-            } else if let Some(frame) = backend.take_whole(cx) {
+            } else if is_quick()
+                && let Some(frame) = backend.take_whole(cx)
+            {
                 self.count(&frame);
                 self.release(Some(Ok(frame)));
             }
