@@ -51,7 +51,7 @@ const UNSET: u64 = u64::MAX;
 const NANOS: u64 = 1_000_000_000;
 
 /// The moment from which all moments are counted: a day before the first use, so that no moment of this process is
-/// earlier. By the real clock, because each test may pause a clock of its own.
+/// earlier. (A clock that can't go back so far begins now; earlier moments then count as this one.) By the real clock, because each test may pause a clock of its own.
 static BASE: LazyLock<Instant> = LazyLock::new(|| {
     let now = std::time::Instant::now();
     let base = now.checked_sub(Duration::from_secs(86_400));
@@ -175,7 +175,7 @@ impl AtomicInstant {
 
     /// Whether there is a moment at or before `now`, which is an offset, too.
     fn passed_offset(&self, now: u64) -> bool {
-        // No moment is later than any.
+        // An unset moment has the largest offset, so it has never passed.
         self.offset.load(Ordering::Acquire) <= now
     }
 
@@ -198,7 +198,7 @@ fn offset_of(at: Instant) -> u64 {
 impl Alarm {
     /// Ready once the moment that `due` gives has passed. `due` gives `None` while there is nothing
     /// to wait for; then the alarm wakes no task, and the caller polls again when there is a moment.
-    /// `due` must not compute its moment from the current time: such a moment never passes.
+    /// A moment that `due` computes from the current time never passes: it is only asked for again then.
     pub fn poll(&mut self, cx: &mut Context<'_>, due: impl Fn() -> Option<Instant>) -> Poll<()> {
         loop {
             let Some(at) = due() else {

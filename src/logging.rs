@@ -75,12 +75,13 @@ pub fn init(style: LogStyle, events: LoggedEvents) -> io::Result<Logging> {
         LogStyle::Text => LineFormat::Text,
         LogStyle::Json => LineFormat::Json,
     };
-    let (layer, handle) = reload::Layer::new(events.targets());
+    let targets = events.targets();
+    access::set_enabled(targets.would_enable(access::TARGET, &tracing::Level::INFO));
+    let (layer, handle) = reload::Layer::new(targets);
     let dispatch = dispatch(format, is_terminal, layer, spool.writer());
     dispatcher::set_global_default(dispatch).map_err(io::Error::other)?;
     access::start(format, spool.writer());
     let filter = LogFilter(handle);
-    filter.set(events);
     Ok(Logging { spool, filter })
 }
 

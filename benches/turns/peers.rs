@@ -88,9 +88,11 @@ fn nginx(addr: SocketAddr, backend: SocketAddr, with_master: bool) -> String {
 }
 
 fn haproxy(addr: SocketAddr, backend: SocketAddr) -> String {
+    // Each connection takes two open files.
+    let connections = (open_files_limit() / 2).min(1 << 20).saturating_sub(50);
     format!(
-        "global\n  nbthread 1\n\
-         defaults\n  mode http\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n\
+        "global\n  nbthread 1\n  maxconn {connections}\n\
+         defaults\n  mode http\n  maxconn {connections}\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n\
          listen chat\n  bind {addr}\n  http-reuse always\n  server backend {backend}\n"
     )
 }

@@ -189,7 +189,7 @@ impl ClaimIssuer {
         let id = self.reserve_id();
         Claim {
             key,
-            token: self.token(id.number, turn, route, request, is_kept),
+            token: self.token(id, turn, route, request, is_kept),
             id,
             instance: Arc::clone(&self.instance),
             lease,
@@ -216,7 +216,7 @@ impl ClaimIssuer {
 
     fn token(
         &self,
-        number: u64,
+        id: ClaimId,
         turn: Option<ClaimId>,
         route: &str,
         request: &str,
@@ -227,7 +227,7 @@ impl ClaimIssuer {
         DRAFT.with_borrow_mut(|value| {
             value.clear();
             value.push_str(&self.token_prefix);
-            push_hex(value, number);
+            value.push_str(id.text().number());
             value.push_str(&self.token_middle);
             if let Some(turn) = turn {
                 // Writing to a string can't fail.
@@ -261,19 +261,6 @@ fn push_member(object: &mut String, name: &str, text: &str) {
     }
 }
 
-/// Appends a number in lower-case hex digits. By hand, because every turn needs it: formatting takes several times as
-/// long.
-fn push_hex(text: &mut String, number: u64) {
-    let (mut digits, mut rest) = ([0; 16], number);
-    let mut first = digits.len();
-    while rest != 0 || first == digits.len() {
-        first -= 1;
-        digits[first] = b"0123456789abcdef"[(rest % 16) as usize];
-        rest /= 16;
-    }
-    text.push_str(str::from_utf8(&digits[first..]).unwrap_or_default());
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,15 +283,6 @@ mod tests {
             "the value names the request, whatever is in its id"
         );
         assert!(!first.as_str().contains('\n'), "the value is one line");
-    }
-
-    #[test]
-    fn a_claims_number_is_written_in_hex_as_its_id_writes_it() {
-        for number in [0, 1, 15, 16, 0xabc, u64::from(u32::MAX), u64::MAX] {
-            let mut text = String::new();
-            push_hex(&mut text, number);
-            assert_eq!(text, format!("{number:x}"), "{number}");
-        }
     }
 
     #[test]

@@ -64,6 +64,11 @@ impl ClaimIdText {
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
+
+    /// The claim's number in hex digits.
+    pub(super) fn number(&self) -> &str {
+        str::from_utf8(&self.as_bytes()[MOST_DIGITS + 1..]).unwrap_or_default()
+    }
 }
 
 impl fmt::Display for ClaimId {
@@ -114,6 +119,7 @@ mod tests {
                 let epoch = Epoch(epoch);
                 let id = ClaimId { epoch, number };
                 assert_eq!(id.text().as_bytes(), id.to_string().as_bytes(), "{id:?}");
+                assert_eq!(id.text().number(), format!("{number:x}"), "{id:?}");
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The reply of a store that is on its way, or is there already.
 //!
-//! Invariant: the future borrows nothing, so a response body can poll it. Dropping it does not cancel the command.
+//! Invariant: the future borrows nothing, so a response body can poll it.
 
 use std::fmt;
 use std::pin::Pin;
@@ -8,9 +8,9 @@ use std::task::{Context, Poll};
 
 use super::StoreError;
 
-/// The future of a store's reply. It borrows nothing, so a response body can poll it. Dropping it
-/// does not cancel the command.
-#[must_use = "a reply that nobody waits for may never be read"]
+/// The future of a store's reply. Redis gets its command when this is first polled; dropping it after that does not cancel
+/// the command. It is not to be polled after its reply.
+#[must_use = "Redis gets its command when this is polled"]
 pub struct StoreFuture<T>(PendingReply<T>);
 
 enum PendingReply<T> {

@@ -76,10 +76,13 @@ pub(super) async fn read<B: UnreadBody, O: Observer>(
 ) -> SessionLookup<B> {
     let lookup = find(head, body, candidates, bounds, observer).await;
     match lookup.once() {
-        // As it is: it has many bytes to move.
+        // Nearly every request: nothing is moved once more.
         None => lookup,
-        // Boxed, as all that is rare here: every request's future has room for it.
-        Some(_) => Box::pin(lookup.with_fingerprint(head, bounds)).await,
+        // Boxed, as all that is rare here: every request's future would have room for it.
+        Some(id) => {
+            let id = id.clone();
+            Box::pin(lookup.with_fingerprint(id, head, bounds)).await
+        }
     }
 }
 
@@ -183,22 +186,12 @@ async fn decide_with_body<B: UnreadBody, O: Observer>(
 // === impl SessionLookup ===
 
 impl<B: UnreadBody> SessionLookup<B> {
-    /// Adds the fingerprint of a request with a once id. Reads its body, if that hasn't been done.
-    async fn with_fingerprint(self, head: &Parts, bounds: &ReadBounds<'_>) -> Self {
-        let Self {
-            index,
-            call_id,
-            session,
-        } = self;
-        let session = match session {
-            Ok(session) => session.with_fingerprint(head, bounds).await,
-            refused => refused,
-        };
-        Self {
-            index,
-            call_id,
-            session,
+    /// Adds the fingerprint of a request with this once id. Reads its body, if that hasn't been done.
+    async fn with_fingerprint(mut self, id: OnceId, head: &Parts, bounds: &ReadBounds<'_>) -> Self {
+        if let Ok(session) = self.session {
+            self.session = session.with_fingerprint(id, head, bounds).await;
         }
+        self
     }
 }
 
@@ -246,12 +239,10 @@ impl<B> SessionLookup<B> {
 impl<B: UnreadBody> RequestSession<B> {
     async fn with_fingerprint(
         mut self,
+        id: OnceId,
         head: &Parts,
         bounds: &ReadBounds<'_>,
     ) -> Result<Self, SessionError> {
-        let Some(id) = self.lock.once().cloned() else {
-            return Ok(self);
-        };
         self.body = bounds.load_as_sent(self.body).await?;
         let body = self.body.read().cloned().unwrap_or_default();
         self.once = Some(fingerprinted(id, head, body).await?);

@@ -55,8 +55,8 @@ pub(super) struct RedisConnection {
     _task: AbortOnDropHandle<()>,
 }
 
-/// Writes a command for a server with this clock behind what is yet to be written to it. Its caller waits for the reply
-/// until the moment given. Called again for each attempt.
+/// Appends a command to the bytes that wait to be written to a server. Gets the clock of the server, and the moment until
+/// which the caller waits for the reply. Called once for each attempt, while the connection's mutex is locked.
 pub(super) trait WriteCommand: Fn(&RedisClock, Instant, &mut Vec<u8>) {}
 
 impl<W: Fn(&RedisClock, Instant, &mut Vec<u8>)> WriteCommand for W {}
@@ -182,7 +182,8 @@ impl RedisConnection {
     }
 
     /// Sends the command that `write` writes as soon as there is a connection, and gives its reply. `is_asking`: the
-    /// command follows `ASKING`. `began`: now, from when on the command's time counts. Dropping the future does not
+    /// command follows `ASKING`. `began`: since when the caller waits,
+    /// for the metrics. Dropping the future does not
     /// cancel the command.
     ///
     /// # Errors

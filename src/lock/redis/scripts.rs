@@ -20,12 +20,12 @@ struct HashedText {
 }
 
 /// Takes a lock, or a place in its queue.
-pub(super) static ACQUIRE: Script = script!("acquire", |script| with_session_behind(
+pub(super) static ACQUIRE: Script = script!("acquire", |script| with_shortcut(
     include_str!("scripts/acquire_free.lua"),
     script
 ));
 /// Frees a lock, and leaves its queue.
-pub(super) static RELEASE: Script = script!("release", |script| with_session_behind(
+pub(super) static RELEASE: Script = script!("release", |script| with_shortcut(
     include_str!("scripts/release_alone.lua"),
     script
 ));
@@ -74,15 +74,15 @@ const CHECKED_WAITERS: usize = 4;
 
 /// A script about sessions, behind the constants and functions that all of them share.
 fn with_session(script: &str) -> String {
-    with_session_behind("", script)
+    with_shortcut("", script)
 }
 
-/// Like [`with_session`], and behind `first`, which stands before the functions: it serves the usual case without
-/// making them.
-fn with_session_behind(first: &str, script: &str) -> String {
+/// Like [`with_session`], with `shortcut` before the functions: it serves the usual case, for which Redis then makes none
+/// of them.
+fn with_shortcut(shortcut: &str, script: &str) -> String {
     format!(
         "local WAITER_TIMEOUT, OFFER_TTL, QUEUE_TTL, CHECKED_WAITERS, UNKNOWN_HOLDER, MESSAGE_FORMAT = \
-         {}, {}, {}, {}, '{}', {}\n{}{first}{}{script}",
+         {}, {}, {}, {}, '{}', {}\n{}{shortcut}{}{script}",
         WAITER_TIMEOUT.as_micros(),
         OFFER_TTL.as_millis(),
         QUEUE_TTL.as_millis(),

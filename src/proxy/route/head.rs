@@ -86,7 +86,7 @@ pub(super) fn takes(route: &Route, head: &Parts) -> bool {
 }
 
 fn has_method(route: &Route, head: &Parts) -> bool {
-    // A route that locks needs one of the methods that backends may read, and mostly has the request's own.
+    // A route that locks takes any method that a backend may read. The request's own comes first: nearly always it is one.
     if route.methods.is_empty() || route.turn.is_some() && route.methods.contains(&head.method) {
         return true;
     }

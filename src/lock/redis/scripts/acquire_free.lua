@@ -1,7 +1,8 @@
--- Takes the lock of a session of which nothing is stored. Stands before common.lua, so that no function is made for it:
--- Redis runs a script anew for each call. Everything else is for acquire.lua, which names the arguments. So is a turn
--- with a ticket or with a dead holder, which has a further argument.
-if not ARGV[KEYS[5] and 7 or 5] and now <= tonumber(ARGV[3]) and redis.call('EXISTS', unpack(KEYS)) == 0 then
+-- Takes the lock of a session of which nothing is stored, as grant and note of acquire.lua do. Stands before common.lua,
+-- so that no function is made for it: Redis runs a script anew for each call. acquire.lua names the arguments, and serves
+-- everything else.
+local later = KEYS[5] and 7 or 5 -- only a turn with a ticket or with a dead holder has this argument
+if not ARGV[later] and now <= tonumber(ARGV[3]) and redis.call('EXISTS', unpack(KEYS)) == 0 then
   local token, lease_ms = ARGV[1], ARGV[2]
   redis.call('SET', KEYS[2], string.format('%.0f', now), 'PX', lease_ms)
   if KEYS[5] then
