@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use super::backend_io::BackendIo;
-use super::exchange_notes::ExchangeNotes;
+use super::exchange_notes::{ExchangeNotes, MAX_HEADERS};
 use super::pool::{ConnectionTask, Pool, PooledConnection, RequestSender};
 use crate::client_tls;
 use crate::config::upstream::{TrustedCas, UpstreamAddress, UpstreamProtocol};
@@ -31,10 +31,6 @@ pub(super) struct Connector {
     pub(super) upstream: Upstream,
     tls: Option<TlsConnector>,
 }
-
-/// How many header lines a response may have: more than any real one has, and few enough for the memory
-/// that reading a head takes (8 KiB). A response with more is an error (502).
-pub(super) const MAX_HEADERS: usize = 256;
 
 /// How large the head of a response in HTTP/2 may be, in bytes: [`MAX_HEADERS`] lines of a usual length.
 const MAX_HEADER_LIST: u32 = 64 << 10;

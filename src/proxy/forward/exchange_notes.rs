@@ -13,7 +13,6 @@ use hyper::ext::ReasonPhrase;
 use memchr::memchr;
 use parking_lot::Mutex;
 
-use super::connect::MAX_HEADERS;
 use super::headers::clean_response_headers;
 use crate::header_names::{NameCollector, OriginalNames};
 use crate::http_syntax::trim;
@@ -66,6 +65,10 @@ pub(super) struct ResponseHeadReader {
     fields_start: usize,
     names: NameCollector,
 }
+
+/// How many header lines a response may have: more than any real one has, and few enough for the memory
+/// that reading a head takes (8 KiB). A response with more is an error (502).
+pub(super) const MAX_HEADERS: usize = 256;
 
 /// How much of a head that comes in pieces is kept, in bytes: twice as much as hyper reads of one (408 KiB), because the
 /// last piece may bring as much again of the body.
