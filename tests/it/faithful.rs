@@ -4,8 +4,6 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -14,7 +12,6 @@ use tokio::task::JoinHandle;
 use crate::support::app::{App, CHAT, wait_until_free};
 use crate::support::backend::Backend;
 use crate::support::client::{Answer, Client, Request};
-use crate::support::h2::{Server, whole};
 use crate::support::process::Process;
 use crate::support::redis::Redis;
 use crate::support::{wait_for, within};
@@ -401,31 +398,6 @@ async fn each_of_several_requests_on_a_connection_keeps_its_own_letter_case() {
         let expected = [format!("{name}: 1")];
         assert_eq!(header_lines(&head, "x-a"), expected, "pipelined requests");
         assert_eq!(request.body, b"x-a", "the body passes as it is");
-    }
-}
-
-#[tokio::test]
-async fn a_body_that_looks_like_a_head_reaches_a_backend_over_http_2_as_it_is() {
-    let server = Server::start(|request: http::Request<Incoming>| async {
-        let body = request.into_body().collect().await;
-        let body = body.expect("the request is complete").to_bytes();
-        http::Response::new(whole(body))
-    })
-    .await;
-    let route = "[[routes]]\nname = \"any\"\nsession_id = [\"{header:x-session}\"]\n";
-    let app = App::start(&server.url(), "memory:", "", route);
-    let mut client = Client::connect(app.addr()).await;
-    let body = "GET / HTTP/1.1\r\nhost: b\r\nx-session: b\r\n\r\n";
-    let request = Request::post("/a").header("X-Session", "s1").body(body);
-    // Later requests on a connection name most of their headers by numbers.
-    for number in 0..5 {
-        let answer = client.call(&request).await;
-        assert_eq!(answer.status, 200, "request {number}: {answer:?}");
-        assert_eq!(
-            answer.text(),
-            body,
-            "request {number}: its body passes as it is"
-        );
     }
 }
 

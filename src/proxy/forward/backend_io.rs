@@ -159,6 +159,7 @@ mod tests {
     use tokio::net::UnixStream;
 
     use super::*;
+    use crate::header_names::NameCollector;
 
     #[tokio::test]
     async fn what_the_peer_sent_before_it_closed_is_read_after_a_write_has_failed() {
@@ -178,5 +179,28 @@ mod tests {
         assert_eq!(&read, b"early");
         let end = io.read(&mut read).await.expect_err("the end isn't orderly");
         assert_eq!(end.kind(), io::ErrorKind::BrokenPipe, "the write's error");
+    }
+
+    #[tokio::test]
+    async fn what_looks_like_a_head_is_changed_in_http_1_only() {
+        crate::time_limit::limit_this_test();
+        let mut names = NameCollector::default();
+        names.add(b"Host", true, b"");
+        let names = names.take();
+        let head = b"GET / HTTP/1.1\r\nhost: b\r\n\r\n";
+        for (is_http1, expected) in [(true, b"H"), (false, b"h")] {
+            let (mut peer, near) = UnixStream::pair().expect("two sockets");
+            let mut io = match is_http1 {
+                true => BackendIo::http1(near),
+                false => BackendIo::http2(near),
+            };
+            io.notes().begin(names.as_ref(), None);
+            io.write_all(head).await.expect("there is room");
+            let mut arrived = vec![0; head.len()];
+            peer.read_exact(&mut arrived)
+                .await
+                .expect("the same length");
+            assert_eq!(&arrived[16..17], expected, "HTTP/1: {is_http1}");
+        }
     }
 }
