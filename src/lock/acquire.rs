@@ -257,18 +257,20 @@ impl PendingClaim<'_> {
     /// that.
     async fn attempt(&mut self, now: Instant) -> Result<AttemptResult, AcquireError> {
         let mut sent = now;
-        // Each time: since the last attempt, the store may have become another server, or lost its data. The server and
-        // the claim come first: what changes behind the last look at them is noticed when the lock is granted.
+        // Each time: since the last attempt, the store may have become another server, or lost its data. What changes behind
+        // the last look at the server and the claim is noticed when the lock is granted.
         let server = loop {
             let server = self.client.store.server_changed(&self.claim.key);
-            if self.state.is_lost() {
+            let is_lost = self.state.is_lost();
+            if !self.client.is_ready(&self.claim.key, sent) {
+                // With the old claim: it has the place in the queue by which newer turns find this one.
+                self.client.wait_until_ready(&self.claim.key).await?;
+                sent = Instant::now();
+            } else if is_lost {
                 self.start_over()?;
-            }
-            if self.client.is_ready(&self.claim.key, sent) {
+            } else {
                 break server;
             }
-            self.client.wait_until_ready(&self.claim.key).await?;
-            sent = Instant::now();
         };
         let was_in_doubt = mem::replace(&mut self.is_in_doubt, true);
         let reply = match self.client.store.acquire(&self.claim, &self.request).await {
