@@ -253,25 +253,33 @@ impl PendingClaim<'_> {
         }
     }
 
-    /// Asks the store once, at `now` if nothing is to be waited for. A claim that counts as lost is replaced before
-    /// that.
-    async fn attempt(&mut self, now: Instant) -> Result<AttemptResult, AcquireError> {
-        let mut sent = now;
-        // Each time: since the last attempt, the store may have become another server, or lost its data. What changes behind
-        // the last look at the server and the claim is noticed when the lock is granted.
-        let server = loop {
+    /// Waits until the claim may be sent, which is `now` if nothing is to be waited for. Replaces a claim that counts as
+    /// lost. Returns the moment, and when the store last became another server.
+    async fn until_ready(
+        &mut self,
+        now: Instant,
+    ) -> Result<(Instant, Option<Instant>), AcquireError> {
+        let mut ready = now;
+        // What changes behind the last look at the server and the claim is noticed when the lock is granted.
+        loop {
             let server = self.client.store.server_changed(&self.claim.key);
             let is_lost = self.state.is_lost();
-            if !self.client.is_ready(&self.claim.key, sent) {
+            if !self.client.is_ready(&self.claim.key, ready) {
                 // With the old claim: it has the place in the queue by which newer turns find this one.
                 self.client.wait_until_ready(&self.claim.key).await?;
-                sent = Instant::now();
+                ready = Instant::now();
             } else if is_lost {
                 self.start_over()?;
             } else {
-                break server;
+                return Ok((ready, server));
             }
-        };
+        }
+    }
+
+    /// Asks the store once, at `now` if nothing is to be waited for.
+    async fn attempt(&mut self, now: Instant) -> Result<AttemptResult, AcquireError> {
+        // Each time: since the last attempt, the store may have become another server, or lost its data.
+        let (sent, server) = self.until_ready(now).await?;
         let was_in_doubt = mem::replace(&mut self.is_in_doubt, true);
         let reply = match self.client.store.acquire(&self.claim, &self.request).await {
             Ok(AcquireReply::TookOver(reply)) => {
