@@ -31,7 +31,7 @@ const ROUNDS: usize = 3;
 
 /// A program that runs another program and counts something.
 #[derive(Clone, Copy, Debug)]
-enum Counter {
+pub(crate) enum Counter {
     Callgrind,
     Strace,
 }
@@ -199,21 +199,7 @@ async fn total(
         .into());
     }
     subject.process.terminate(PATIENCE).await?;
-    let begun = Instant::now();
-    loop {
-        // strace is another process here, and writes when the proxy has ended.
-        if let Some(total) = fs::read_to_string(&file)
-            .ok()
-            .and_then(|text| counter.read(&text))
-        {
-            fs::remove_file(&file)?;
-            return Ok(total);
-        }
-        if begun.elapsed() > PATIENCE {
-            return Err(format!("{} left no total behind", counter.program()).into());
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    counter.totals(&file).await
 }
 
 // === impl Counter ===
@@ -234,7 +220,7 @@ impl Counter {
     }
 
     /// The command that starts the proxy and writes the total to `file`.
-    fn command(self, file: &Path) -> Vec<String> {
+    pub(crate) fn command(self, file: &Path) -> Vec<String> {
         let file = file.display();
         let words = match self {
             Self::Callgrind => format!(
@@ -244,6 +230,25 @@ impl Counter {
             Self::Strace => format!("strace -D -q -c -f -o {file}"),
         };
         words.split(' ').map(str::to_owned).collect()
+    }
+
+    /// Waits for the totals of a process that has ended, reads them, and removes the file.
+    pub(crate) async fn totals(self, file: &Path) -> Result<Totals, Failure> {
+        let begun = Instant::now();
+        loop {
+            // strace is another process here, and writes when the proxy has ended.
+            if let Some(total) = fs::read_to_string(file)
+                .ok()
+                .and_then(|text| self.read(&text))
+            {
+                fs::remove_file(file)?;
+                return Ok(total);
+            }
+            if begun.elapsed() > PATIENCE {
+                return Err(format!("{} left no total behind", self.program()).into());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// The totals in the file's text; `None`: the file isn't complete.

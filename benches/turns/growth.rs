@@ -3,12 +3,12 @@
 //! Two processes of the same subject run side by side and take turns, one with few and one with many. Commands of Redis and,
 //! with `valgrind` and without `--quick`, instructions are counted: the difference of two runs, with R and with 3 R turns.
 
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::backend;
 use super::client::{Connection, request};
+use super::count::Counter;
 use super::findings::Findings;
 use super::load::Load;
 use super::measure::load;
@@ -20,6 +20,7 @@ use super::statistics::median;
 use super::streams::most_streams;
 use super::subject::{Kind, Setup, Subject};
 use super::table::{Table, beside, figure};
+use super::totals::Counted;
 use crate::Failure;
 
 const SIZE: usize = 300;
@@ -225,36 +226,19 @@ async fn instructions(
     size: usize,
 ) -> Result<f64, Failure> {
     let file = stage.directory.path().join("grown");
-    let mut totals = [0, 0];
+    let mut totals = [0_u64, 0];
     for (total, times) in totals.iter_mut().zip([1, 3]) {
-        let under = [
-            "valgrind".to_owned(),
-            "--quiet".to_owned(),
-            "--tool=callgrind".to_owned(),
-            format!("--callgrind-out-file={}", file.display()),
-        ];
+        let under = Counter::Callgrind.command(&file);
         let side = Side::start(stage, kind, grown, size, &under).await?;
         side.turns(COUNTED * times).await?;
         // A process that is to end waits for the turns that it has.
         drop(side.held);
         side.subject.process.terminate(PATIENCE).await?;
-        *total = read_total(&file).await?;
+        let counted = Counter::Callgrind.totals(&file).await?;
+        *total = counted
+            .get(&Counted::Instructions)
+            .copied()
+            .unwrap_or_default();
     }
-    Ok((totals[1] - totals[0]) as f64 / (COUNTED * 2) as f64)
-}
-
-/// Reads the total that callgrind has written, and removes the file.
-async fn read_total(file: &Path) -> Result<i64, Failure> {
-    let begun = Instant::now();
-    loop {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
-        if let Some(total) = text.lines().find_map(|line| line.strip_prefix("totals:")) {
-            std::fs::remove_file(file)?;
-            return Ok(total.trim().parse()?);
-        }
-        if begun.elapsed() > PATIENCE {
-            return Err("valgrind left no total behind".into());
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    Ok(totals[1].saturating_sub(totals[0]) as f64 / (COUNTED * 2) as f64)
 }

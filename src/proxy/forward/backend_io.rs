@@ -19,7 +19,7 @@ pub(super) struct BackendIo<IO> {
     io: IO,
     /// How a write failed because the peer had closed the connection; `None`: none did.
     write_failure: Option<io::ErrorKind>,
-    /// `None`: this is no HTTP/1, and no byte changes.
+    /// Reads and writes the heads of HTTP/1; `None`: the connection speaks HTTP/2, and no byte of it changes.
     heads: Option<Http1Heads>,
     notes: ExchangeNotes,
 }

@@ -119,8 +119,8 @@ impl Pool {
         }
     }
 
-    /// Drops the connections that are too old, and returns whether others are left. If not, the caller is no closer
-    /// any more.
+    /// Drops the connections that are too old, and returns whether others are left. If none is, the task that closes them
+    /// has to end: the next connection starts another one.
     fn drop_old(&self, now: Instant) -> bool {
         let mut idle = self.0.lock();
         let young = idle
