@@ -62,12 +62,12 @@
 //! Counts have almost no noise. With `valgrind` and `strace` installed,
 //!
 //! ```text
-//! cargo bench --bench turns -- --count [--connections 1] [--size 300B] [--requests 1000]
+//! cargo bench --bench turns -- --count [--connections 1] [--size 300B] [--requests 1000] [--refused]
 //! cargo bench --bench turns -- --budget benches/budget.toml
 //! ```
 //!
 //! `--count` runs each subject but Envoy twice, with R and with 3 R requests, and prints the difference divided by 2 R, without the
-//! cost of start and end. nginx is one process then. `--budget` counts the subjects of a budget, and fails if a turn costs more than its budget (`.ci/cost`).
+//! cost of start and end. nginx is one process then. With `--refused`, a stream holds the session, and each turn gets a 429. `--budget` counts the subjects of a budget, and fails if a turn costs more than its budget (`.ci/cost`).
 //!
 //! | counted | is | by |
 //! | --- | --- | --- |

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::budget::{Budget, Verdict, short};
-use super::measure::load;
+use super::measure::driven;
 use super::options::Options;
 use super::stage::{Stage, on_path};
 use super::statistics::median;
@@ -44,7 +44,7 @@ pub(crate) async fn run(options: &Options) -> Result<bool, Failure> {
     let stage = Stage::set(options).await?;
     let (mut cast, skipped) = stage.castable(&options.subjects);
     // Envoy starts under callgrind, but the file for its totals stayed empty when it was tried.
-    cast.retain(|kind| *kind != Kind::Envoy);
+    cast.retain(|kind| *kind != Kind::Envoy && (!options.refused || kind.locks()));
     let mut problems: Vec<String> = skipped.into_iter().collect();
     let mut costs = vec![PerTurn::new(); cast.len()];
     for counter in [Counter::Callgrind, Counter::Strace] {
@@ -63,11 +63,11 @@ pub(crate) async fn run(options: &Options) -> Result<bool, Failure> {
     }
     print(
         options,
-        "× is the multiple of bare",
+        "× is the multiple of the first column",
         &cast,
         &costs,
         |counted, cost, _| match costs[0].get(&counted) {
-            Some(bare) => format!("×{:.2}", cost / bare),
+            Some(first) => format!("×{:.2}", cost / first),
             None => String::new(),
         },
     );
@@ -130,10 +130,11 @@ fn print(
     costs: &[PerTurn],
     compare: impl Fn(Counted, f64, usize) -> String,
 ) {
-    let title = format!(
-        "Per turn of {} bytes on {} connection(s); {legend}",
-        options.size, options.connections
-    );
+    let (size, connections) = (options.size, options.connections);
+    let title = match options.refused {
+        false => format!("Per turn of {size} bytes on {connections} connection(s); {legend}"),
+        true => format!("Per refused turn on {connections} connection(s); {legend}"),
+    };
     let names = cast.iter().map(|kind| kind.name());
     let mut table = Table::new(&title, std::iter::once("counted").chain(names));
     for counted in Counted::ALL {
@@ -188,9 +189,9 @@ async fn total(
 ) -> Result<Totals, Failure> {
     let file = stage.directory.path().join("counted");
     let subject = Subject::start(stage, kind, &counter.command(&file)).await?;
-    let tally = load(kind, options.size, options.connections)
-        .exactly(subject.addr, turns)
-        .await;
+    let (load, holder) = driven(kind, subject.addr, options).await?;
+    let tally = load.exactly(subject.addr, turns).await;
+    drop(holder);
     if let Some(example) = tally.errors.example {
         return Err(format!(
             "{kind}: {} of {turns} turns failed, such as: {example}",

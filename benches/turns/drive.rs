@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::load::Tally;
-use super::measure::load;
+use super::measure::driven;
 use super::options::Options;
 use super::stage::Stage;
 use super::statistics::{micros, quantile};
@@ -41,7 +41,7 @@ pub(crate) async fn hold(
 
 /// Sends a fixed number of turns to a proxy that runs already.
 pub(crate) async fn drive(options: &Options, addr: SocketAddr) -> Result<bool, Failure> {
-    let load = load(Kind::Bare, options.size, options.connections);
+    let (load, _holder) = driven(Kind::Bare, addr, options).await?;
     let begun = Instant::now();
     let Tally {
         mut latencies,

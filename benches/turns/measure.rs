@@ -1,9 +1,10 @@
 //! The run itself: each subject in turn, case by case.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::client::request;
+use super::client::{Connection, request};
 use super::findings::{Findings, Turns};
 use super::load::{Load, Slice};
 use super::options::{Case, Options, Plan};
@@ -131,4 +132,19 @@ pub(crate) fn load(kind: Kind, size: usize, connections: usize) -> Load {
         // It releases after its response has ended, and so refuses some of its own clients.
         tolerated: (kind == Kind::Naive).then_some(refusals::BUSY),
     }
+}
+
+/// The load that `options` ask for on one connection or more, and the holder of its session if its turns are to be refused.
+pub(crate) async fn driven(
+    kind: Kind,
+    addr: SocketAddr,
+    options: &Options,
+) -> Result<(Load, Option<Connection>), Failure> {
+    Ok(match options.refused {
+        false => (load(kind, options.size, options.connections), None),
+        true => {
+            let holder = refusals::hold(addr).await?;
+            (refusals::load(addr, options.connections), Some(holder))
+        }
+    })
 }

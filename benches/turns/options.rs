@@ -50,6 +50,8 @@ pub(crate) struct Options {
     pub(crate) requests: usize,
     pub(crate) connections: usize,
     pub(crate) size: usize,
+    /// Whether the turns that are counted or driven are refused, because a stream holds their session.
+    pub(crate) refused: bool,
 }
 
 #[derive(Debug)]
@@ -152,6 +154,7 @@ impl Options {
             requests: 1000,
             connections: 1,
             size: CASES[0].1,
+            refused: false,
         };
         let mut test = false;
         let mut arguments = arguments;
@@ -190,6 +193,7 @@ impl Options {
                 "--requests" => options.requests = value()?.parse()?,
                 "--connections" => options.connections = value()?.parse::<usize>()?.max(1),
                 "--size" => options.size = size(&value()?)?,
+                "--refused" => options.refused = true,
                 "--role" => options.mode = Mode::Role(role(&value()?, &mut arguments)?),
                 "--color" | "--format" | "--test-threads" | "--skip" | "-Z" => drop(value()?),
                 flag if HARNESS.contains(&flag)

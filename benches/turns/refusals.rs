@@ -1,5 +1,6 @@
 //! The cost of a refusal: a stream holds a session, and the turns of other clients in that session get a 429.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::backend;
@@ -24,12 +25,7 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     let mut holders = Vec::new();
     for subject in subjects.iter().filter(|subject| subject.kind.locks()) {
-        let mut holder = Connection::open(subject.addr).await?;
-        let target = format!("/chat?{}", backend::HOLD);
-        holder
-            .begin_stream(&request(&target, &session(subject), SIZE))
-            .await?;
-        holders.push(holder);
+        holders.push(hold(subject.addr).await?);
         findings.refusals.push((subject.kind, Vec::new()));
     }
     for round in 1..=plan.slices {
@@ -43,18 +39,33 @@ pub(crate) async fn run(
             else {
                 continue;
             };
-            let turn: Arc<[u8]> = request("/chat", &session(subject), SIZE).into();
-            let load = Load {
-                requests: vec![turn; CLIENTS],
-                expected: BUSY,
-                tolerated: None,
-            };
+            let load = load(subject.addr, CLIENTS);
             slices.push(load.slice(subject, plan.slice, errors).await?);
         }
     }
     Ok(())
 }
 
-fn session(subject: &Subject) -> String {
-    format!("{}-held", subject.kind)
+/// Takes the session of [`load`] through the proxy at `addr`. The session stays busy until the connection is dropped.
+pub(crate) async fn hold(addr: SocketAddr) -> Result<Connection, Failure> {
+    let mut holder = Connection::open(addr).await?;
+    let target = format!("/chat?{}", backend::HOLD);
+    let turn = request(&target, &session(addr), SIZE);
+    holder.begin_stream(&turn).await?;
+    Ok(holder)
+}
+
+/// Clients whose turns are all refused by the proxy at `addr`, while [`hold`] holds their session.
+pub(crate) fn load(addr: SocketAddr, clients: usize) -> Load {
+    let turn: Arc<[u8]> = request("/chat", &session(addr), SIZE).into();
+    Load {
+        requests: vec![turn; clients],
+        expected: BUSY,
+        tolerated: None,
+    }
+}
+
+/// A session that no other proxy has: some proxies share a Redis.
+fn session(addr: SocketAddr) -> String {
+    format!("held-{}", addr.port())
 }
