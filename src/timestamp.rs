@@ -1,6 +1,7 @@
 //! Moments in RFC 3339, as logs and values in the store have them.
 //!
-//! Each thread keeps the text of the last second: thousands of turns a second write the same one.
+//! Each thread keeps the texts of two seconds, the latest one and the last other one. Thousands of turns a second write the
+//! present, and a turn that is refused writes since when its session is busy, too.
 
 use std::cell::RefCell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -22,25 +23,22 @@ struct Second {
     text: String,
 }
 
+/// The latest second that a thread has written, and the last other one.
+struct Written {
+    latest: Second,
+    other: Second,
+}
+
 thread_local! {
-    static LAST: RefCell<Second> = const {
-        RefCell::new(Second { number: u64::MAX, text: String::new() })
+    static WRITTEN: RefCell<Written> = const {
+        RefCell::new(Written { latest: Second::EPOCH, other: Second::EPOCH })
     };
 }
 
 /// Appends a moment of after 1970 to a text: `2025-12-11T05:48:20.123Z`.
 pub fn push(text: &mut String, moment: SystemTime, precision: Precision) {
     let since = moment.duration_since(UNIX_EPOCH).unwrap_or_default();
-    LAST.with_borrow_mut(|last| {
-        if last.number != since.as_secs() {
-            last.number = since.as_secs();
-            last.text =
-                format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(last.number)).to_string();
-            // The zone.
-            last.text.pop();
-        }
-        text.push_str(&last.text);
-    });
+    WRITTEN.with_borrow_mut(|written| text.push_str(written.text(since.as_secs())));
     // A one in front keeps the zeros.
     let fraction = match precision {
         Precision::Millis => 1_000 + since.subsec_millis(),
@@ -49,6 +47,40 @@ pub fn push(text: &mut String, moment: SystemTime, precision: Precision) {
     text.push('.');
     text.push_str(&itoa::Buffer::new().format(fraction)[1..]);
     text.push('Z');
+}
+
+// === impl Second ===
+
+impl Second {
+    /// The first one, which has no text yet.
+    const EPOCH: Self = Self {
+        number: 0,
+        text: String::new(),
+    };
+
+    fn write(&mut self, number: u64) {
+        self.number = number;
+        let moment = UNIX_EPOCH + Duration::from_secs(number);
+        self.text = format_rfc3339_seconds(moment).to_string();
+        // The zone.
+        self.text.pop();
+    }
+}
+
+// === impl Written ===
+
+impl Written {
+    /// The text of a second.
+    fn text(&mut self, number: u64) -> &str {
+        let second = match number >= self.latest.number {
+            true => &mut self.latest,
+            false => &mut self.other,
+        };
+        if second.number != number || second.text.is_empty() {
+            second.write(number);
+        }
+        &second.text
+    }
 }
 
 #[cfg(test)]
@@ -64,6 +96,9 @@ mod tests {
             at(1_765_432_100_999_999),
             at(1_765_432_101_000_000),
             at(1_765_432_100_000_001),
+            at(1_765_432_101_000_001),
+            at(1_765_432_099_000_001),
+            at(0),
             at(4_102_444_799_000_999),
         ] {
             for (precision, expected) in [

@@ -5,7 +5,8 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, OnceLock};
 
 use serde::Deserialize;
 
@@ -14,8 +15,12 @@ use super::{ClaimId, ClaimIssuer, Token, TurnTag};
 use crate::redact;
 
 /// The value of a held lock: a [`Token`] of Seriatim, or any text that another program wrote.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct LockHolder(Arc<str>);
+#[derive(Clone)]
+pub struct LockHolder {
+    value: Arc<str>,
+    /// What [`LockHolder::turn`] has read from the value. A turn that finds its session busy asks several times.
+    turn: OnceLock<Option<Arc<HolderTurn>>>,
+}
 
 /// A lock holder that is a turn of Seriatim.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,12 +57,19 @@ pub struct HolderDetails {
 impl LockHolder {
     /// A holder from the lock's value in the store.
     pub fn new(value: &str) -> Self {
-        Self(value.into())
+        Self::from_value(value.into())
+    }
+
+    fn from_value(value: Arc<str>) -> Self {
+        Self {
+            value,
+            turn: OnceLock::new(),
+        }
     }
 
     /// The lock's value in the store.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.value
     }
 
     /// The value as the log may show it. A value of another program may contain an id, which is hidden
@@ -71,36 +83,13 @@ impl LockHolder {
 
     /// Whether the holder is the claim with this token.
     pub fn has_token(&self, token: &Token) -> bool {
-        *self.0 == *token.0
+        *self.value == *token.0
     }
 
     /// The turn that holds the lock; `None` for a holder that isn't Seriatim, or has another format.
-    pub fn turn(&self) -> Option<HolderTurn> {
-        #[derive(Deserialize)]
-        struct TurnJson<'v> {
-            format: u32,
-            claim: &'v str,
-            instance: String,
-            #[serde(default)]
-            prefix: String,
-            #[serde(default)]
-            heartbeat: bool,
-            turn: Option<&'v str>,
-            #[serde(default)]
-            kept: bool,
-        }
-        let value: TurnJson<'_> = serde_json::from_str(&self.0).ok()?;
-        if value.format != INSTANCE_FORMAT {
-            return None;
-        }
-        Some(HolderTurn {
-            instance: value.instance.into(),
-            prefix: value.prefix.into(),
-            id: value.claim.parse().ok()?,
-            known_as: value.turn.unwrap_or(value.claim).parse().ok()?,
-            has_heartbeat: value.heartbeat,
-            is_kept: value.kept,
-        })
+    pub fn turn(&self) -> Option<&HolderTurn> {
+        let read = || HolderTurn::from_value(&self.value).map(Arc::new);
+        self.turn.get_or_init(read).as_deref()
     }
 
     /// Everything that the token says; `None` for a holder without a [`LockHolder::turn`].
@@ -112,9 +101,9 @@ impl LockHolder {
             since: String,
         }
         let turn = self.turn()?;
-        let value: DetailsJson = serde_json::from_str(&self.0).ok()?;
+        let value: DetailsJson = serde_json::from_str(&self.value).ok()?;
         Some(HolderDetails {
-            turn,
+            turn: turn.clone(),
             route: value.route,
             request: value.request,
             since: value.since,
@@ -125,6 +114,41 @@ impl LockHolder {
 // === impl HolderTurn ===
 
 impl HolderTurn {
+    /// Reads the turn from a lock's value; `None`: the value isn't Seriatim's, or has another format.
+    fn from_value(value: &str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct TurnJson<'v> {
+            format: u32,
+            claim: &'v str,
+            // An escaped name can't be borrowed.
+            #[serde(borrow)]
+            instance: Cow<'v, str>,
+            #[serde(borrow, default)]
+            prefix: Cow<'v, str>,
+            #[serde(default)]
+            heartbeat: bool,
+            turn: Option<&'v str>,
+            #[serde(default)]
+            kept: bool,
+        }
+        let value: TurnJson<'_> = serde_json::from_str(value).ok()?;
+        if value.format != INSTANCE_FORMAT {
+            return None;
+        }
+        let id = value.claim.parse().ok()?;
+        Some(Self {
+            instance: value.instance.into(),
+            prefix: value.prefix.into(),
+            id,
+            known_as: match value.turn {
+                Some(turn) => turn.parse().ok()?,
+                None => id,
+            },
+            has_heartbeat: value.heartbeat,
+            is_kept: value.kept,
+        })
+    }
+
     /// The tag of the turn.
     pub(super) fn tag(&self) -> TurnTag {
         TurnTag::new(self.known_as)
@@ -148,7 +172,21 @@ impl HolderDetails {
 
 impl From<&Token> for LockHolder {
     fn from(token: &Token) -> Self {
-        Self(Arc::clone(&token.0))
+        Self::from_value(Arc::clone(&token.0))
+    }
+}
+
+impl PartialEq for LockHolder {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value
+    }
+}
+
+impl Eq for LockHolder {}
+
+impl Hash for LockHolder {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.value.hash(state);
     }
 }
 
@@ -186,7 +224,7 @@ mod tests {
         let details = holder.details().expect("its token says more");
         assert_eq!(
             (details.turn, &*details.route, &*details.request),
-            (turn, "chat", "r"),
+            (turn.clone(), "chat", "r"),
             "the details name the turn, the route and the request"
         );
         assert!(
@@ -196,9 +234,8 @@ mod tests {
         );
         let silent = ClaimIssuer::new("pod-1", Epoch(0xabc), false);
         let claim = silent.issue(SessionKey::literal("k"), "chat", "r", LEASE);
-        let turn = LockHolder::from(&claim.token)
-            .turn()
-            .expect("a turn of Seriatim");
+        let holder = LockHolder::from(&claim.token);
+        let turn = holder.turn().expect("a turn of Seriatim");
         assert!(
             !turn.has_heartbeat,
             "an instance without a heartbeat says so"
@@ -223,9 +260,8 @@ mod tests {
         );
         let issuer = ClaimIssuer::new("pod-1", Epoch(0xabc), true).with_prefix("staging:");
         let claim = issuer.issue(SessionKey::literal("k"), "chat", "r", LEASE);
-        let turn = LockHolder::from(&claim.token)
-            .turn()
-            .expect("a turn of Seriatim");
+        let holder = LockHolder::from(&claim.token);
+        let turn = holder.turn().expect("a turn of Seriatim");
         assert_eq!(
             (&*turn.prefix, &*turn.instance, turn.has_heartbeat),
             ("staging:", "pod-1", true),

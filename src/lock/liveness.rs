@@ -108,7 +108,7 @@ impl LivenessCheck {
                 if seen.len() >= MAX_SEEN {
                     seen.clear();
                 }
-                seen.insert(turn.instance, SeenLiveness { epoch, at, until });
+                seen.insert(turn.instance.clone(), SeenLiveness { epoch, at, until });
                 Liveness::Alive { until: Some(until) }
             }
             // Another process has the name, so the holder's process is gone.

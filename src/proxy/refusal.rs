@@ -15,6 +15,7 @@ use crate::key::SessionKey;
 use crate::listen::BadRequest;
 use crate::lock::{LockLoss, StoreError};
 use crate::outcome::Outcome;
+use busy::number_value;
 use format::ContractBody;
 use language::text_for_caller;
 
@@ -238,15 +239,17 @@ impl Refusal {
         let mut response = Response::new(content.body(format, reason));
         *response.status_mut() = format.status(content.status);
         let length = response.body().len();
+        // What follows, and CORS.
+        *response.headers_mut() = HeaderMap::with_capacity(10);
         let headers = response.headers_mut();
         headers.insert(
             CONTENT_TYPE,
             HeaderValue::from_static("application/json; charset=utf-8"),
         );
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        headers.insert(CONTENT_LENGTH, number_value(length as u64));
         headers.insert(REASON, HeaderValue::from_static(reason));
         if let Some(seconds) = content.retry_after {
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+            headers.insert(RETRY_AFTER, number_value(seconds));
         }
         if let Some(notice) = content.notice {
             notice.add_to(headers);

@@ -536,7 +536,8 @@ async fn a_waiter_interrupted_before_it_accepts_its_offer_hands_it_on() {
     // No other task runs in between: the waiter is woken and interrupted before it runs.
     let released = held.release();
     within("the release", released).await;
-    let offered = holder(&store).await.turn().expect("a holder of Seriatim");
+    let offered = holder(&store).await;
+    let offered = offered.turn().expect("a holder of Seriatim");
     let issuer = ClaimIssuer::new(&b.name, Epoch(2), false);
     let newest = Arc::new(issuer.issue(key(), "route", "request", Duration::from_secs(30)));
     let place = QueueOptions {
@@ -553,7 +554,7 @@ async fn a_waiter_interrupted_before_it_accepts_its_offer_hands_it_on() {
         .await
         .expect("the store answers");
     assert!(
-        matches!(&answer, AcquireReply::Waiting(_, holder) if holder.turn().as_ref() == Some(&offered)),
+        matches!(&answer, AcquireReply::Waiting(_, holder) if holder.turn() == Some(offered)),
         "the waiter with the offer is named as the holder: {answer:?}"
     );
     let sent = store

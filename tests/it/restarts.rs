@@ -274,7 +274,9 @@ async fn who_is_replaced_while_its_replica_begins_no_turn_is_told_so_and_not_ser
         let found = memory.inspect(&[SessionKey::literal(SESSION)], true).await;
         let queue = found.expect("no error").remove(0).queue;
         let turns = queue.iter().map(|waiter| waiter.turn().expect("a turn"));
-        turns.map(|turn| turn.instance).eq([Arc::from(instance)])
+        turns
+            .map(|turn| turn.instance.clone())
+            .eq([Arc::from(instance)])
     };
     let holder = other.hold(&options).await;
     let replaced = expiring.turn(&options);

@@ -51,14 +51,14 @@ impl BusyNotice {
     pub(super) fn add_to(self, headers: &mut HeaderMap) {
         let (millis, seconds) = (self.millis(), self.millis().div_ceil(1000));
         // Whole seconds, and none too few.
-        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
-        headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis));
+        headers.insert(RETRY_AFTER, number_value(seconds));
+        headers.insert(RETRY_AFTER_MS, number_value(millis));
         let since = self.since().and_then(|since| since.parse().ok());
         if let Some(since) = since {
             headers.insert(BUSY_SINCE, since);
         }
         if let Some(session) = self.session {
-            headers.insert(QUEUE, HeaderValue::from(session.waiters));
+            headers.insert(QUEUE, number_value(session.waiters as u64));
         }
     }
 
@@ -83,6 +83,13 @@ impl From<BusyNotice> for BusyMembers {
             queue: notice.session.map(|session| session.waiters),
         }
     }
+}
+
+/// A number as a header has it. http's own conversion allocates twice.
+pub(super) fn number_value(number: u64) -> HeaderValue {
+    // Digits always are a valid value.
+    HeaderValue::from_str(itoa::Buffer::new().format(number))
+        .unwrap_or(HeaderValue::from_static("0"))
 }
 
 #[cfg(test)]
