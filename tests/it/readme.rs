@@ -1,5 +1,5 @@
 //! README and docs, checked against the program: links work, configurations can be read, commands
-//! exist, and both READMEs have the same content.
+//! exist, both READMEs have the same content, and the figures of the security policy are those of the tests.
 //!
 //! The reader understands Markdown fences, code spans, headings and links, and nothing else.
 
@@ -36,6 +36,9 @@ impl Block {
         rest.split_once("END\n").map(|(text, _)| text)
     }
 }
+
+/// How the name of a page in Chinese ends. It is beside the English one.
+const CHINESE: &str = ".zh-CN.md";
 
 fn top() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -85,7 +88,7 @@ impl Page {
         page
     }
 
-    /// All pages: README, README.zh-CN and docs.
+    /// All pages: those on top but the changelog, which has old names, and docs.
     fn all() -> Vec<Self> {
         let docs = fs::read_dir(top().join("docs")).expect("there are docs");
         let docs = docs.map(|entry| entry.expect("a readable entry").file_name());
@@ -94,7 +97,13 @@ impl Page {
             .filter(|name| name.ends_with(".md"))
             .map(|name| PathBuf::from("docs").join(name))
             .collect();
-        names.extend(["README.md", "README.zh-CN.md"].map(PathBuf::from));
+        let on_top = [
+            "README.md",
+            "README.zh-CN.md",
+            "SECURITY.md",
+            "CONTRIBUTING.md",
+        ];
+        names.extend(on_top.map(PathBuf::from));
         names.iter().map(|path| Self::read(path)).collect()
     }
 
@@ -151,7 +160,8 @@ fn assert_none(wrong: &[String], rule: &str) {
 #[test]
 fn every_link_has_an_existing_target() {
     let mut wrong = Vec::new();
-    for page in Page::all() {
+    let changelog = Page::read(Path::new("CHANGELOG.md"));
+    for page in Page::all().into_iter().chain([changelog]) {
         for link in page.links() {
             let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
             let folder = page.path.parent().expect("a page has a folder");
@@ -176,7 +186,7 @@ fn every_page_of_the_docs_is_linked_from_the_readme() {
     let wrong: Vec<_> = Page::all()
         .iter()
         .map(|page| page.path.display().to_string())
-        .filter(|path| path.starts_with("docs/"))
+        .filter(|path| path.starts_with("docs/") && !path.ends_with(CHINESE))
         .filter(|path| {
             !links
                 .iter()
@@ -241,7 +251,8 @@ fn the_chinese_readme_has_the_content_of_the_english_one() {
     );
     let links = |page: &Page| -> BTreeSet<String> {
         let links = page.links().into_iter();
-        links.filter(|link| !link.starts_with("README")).collect()
+        let english = links.map(|link| link.replace(CHINESE, ".md"));
+        english.filter(|link| !link.starts_with("README")).collect()
     };
     assert_eq!(
         links(&english),
@@ -254,6 +265,47 @@ fn the_chinese_readme_has_the_content_of_the_english_one() {
         .cloned()
         .collect();
     assert_none(&missing, "both READMEs have the same code spans");
+}
+
+#[test]
+fn a_page_in_chinese_has_the_sections_and_sources_of_the_english_one() {
+    for chinese in Page::all() {
+        let path = chinese.path.display().to_string();
+        let Some(name) = path.strip_suffix(CHINESE) else {
+            continue;
+        };
+        let english = Page::read(Path::new(&format!("{name}.md")));
+        let levels = |page: &Page| -> Vec<usize> {
+            let levels = page.headings.iter().map(|(level, _)| *level);
+            levels.collect()
+        };
+        assert_eq!(levels(&english), levels(&chinese), "sections of {path}");
+        let sources = |page: &Page| -> Vec<String> {
+            let targets = page.prose.split("](").skip(1);
+            let targets = targets.filter_map(|rest| rest.split_once(')'));
+            let addresses = targets.map(|(target, _)| target.to_owned());
+            addresses.filter(|target| target.contains("://")).collect()
+        };
+        assert_eq!(sources(&english), sources(&chinese), "addresses of {path}");
+    }
+}
+
+#[test]
+fn the_figures_of_the_security_policy_are_those_of_the_tests() {
+    let policy = Page::read(Path::new("SECURITY.md")).prose;
+    let files = |folder: &str| {
+        let entries = fs::read_dir(top().join(folder)).expect("the folder is there");
+        entries.count()
+    };
+    let seeds = files("fuzz/seeds/session_key") + files("fuzz/seeds/whole_proxy");
+    let figures = [
+        format!("{} cases", crate::hostile::number_of_cases()),
+        format!("{} rules", crate::store_contract::rules().count()),
+        format!("{} targets", files("fuzz/fuzz_targets")),
+        format!("{seeds} seeds"),
+    ];
+    let missing = figures.into_iter().filter(|one| !policy.contains(one));
+    assert_none(&missing.collect::<Vec<_>>(), "SECURITY.md has each figure");
 }
 
 #[test]

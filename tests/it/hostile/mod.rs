@@ -40,6 +40,11 @@ session_id = ["{query:session}"]
 
 const LIMITS: &str = "\n[limits]\nmax_body = 2000\n";
 
+/// The number of requests in the table, which the security policy tells.
+pub(crate) fn number_of_cases() -> usize {
+    cases().len()
+}
+
 // === impl Bench ===
 
 async fn start() -> Bench<Redis> {
