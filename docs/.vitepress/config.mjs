@@ -66,10 +66,10 @@ function links(md) {
 
 /** Chinese has no spaces: each two signs are a word. A name such as `session_busy` is a word, and so are its parts. */
 function tokenize(text) {
-  return text.split(/[^\p{L}\p{N}_]+/u).flatMap((word) => {
-    const parts = word.includes("_") ? [word, ...word.split("_")] : [word];
-    const signs = (word.match(/\p{Script=Han}+/gu) ?? []).flatMap((run) => [...run].map((sign, at, all) => sign + (all[at + 1] ?? "")));
-    return [...parts.filter((part) => !/^\p{Script=Han}+$/u.test(part)), ...signs];
+  const words = text.match(/\p{Script=Han}+|(?:(?!\p{Script=Han})[\p{L}\p{N}_])+/gu) ?? [];
+  return words.flatMap((word) => {
+    if (/\p{Script=Han}/u.test(word)) return [...word].map((sign, at, all) => sign + (all[at + 1] ?? ""));
+    return word.includes("_") ? [word, ...word.split("_")] : [word];
   });
 }
 
