@@ -18,15 +18,16 @@ import helm_python as helm
 import jsonschema
 import kubernetes_validate
 import yaml
+from cloudcoil.models.keda.v1alpha1 import ScaledObject
 
 TOP = Path(__file__).resolve().parents[2]
 CHART = TOP / "helm/seriatim"
 MANIFEST = TOP / "helm/seriatim.yaml"
 OWN_CHART = TOP / "helm/examples/own-chart"
 VALUES = Path(__file__).parent / "values"
-BINARY = os.environ.get("SERIATIM", str(TOP / "target/debug/seriatim"))
-# The oldest with native sidecars by default, and a newer one, whose preStop hooks can sleep.
-VERSIONS = ["1.29", "1.32"]
+BINARY = os.path.abspath(os.environ.get("SERIATIM", TOP / "target/debug/seriatim"))
+# The oldest with native sidecars by default, and the newest one, whose preStop hooks can sleep.
+VERSIONS = ["1.29", kubernetes_validate.latest_version().rpartition(".")[0]]
 
 # What the kubelet knows of a pod.
 PODS = {"metadata.namespace": "staging", "metadata.name": "demo-seriatim-5d8-x7k"}
@@ -142,7 +143,8 @@ def all_sets():
     files = sorted(VALUES.glob("*.yaml")) + sorted((CHART / "presets").glob("*.yaml"))
     for file in files:
         values = load(file)
-        values.setdefault("agent", {}).setdefault("image", "registry.example.com/agent:1.0")
+        if values.get("mode") != "gateway":
+            values.setdefault("agent", {}).setdefault("image", "registry.example.com/agent:1.0")
         for version in [values["kubeVersion"]] if "kubeVersion" in values else VERSIONS:
             yield f"{file.stem} on {version}", values | {"kubeVersion": version}, version
 
@@ -159,7 +161,8 @@ def seriatim_of(pod):
 
 
 def agent_of(pod):
-    return next(container for container in pod["containers"] if container["name"] != "seriatim")
+    """The agent's container; a gateway's pod has none."""
+    return next((container for container in pod["containers"] if container["name"] != "seriatim"), None)
 
 
 def environment(container):
@@ -182,7 +185,7 @@ def manifest():
     rendered = texts(values, name="seriatim", namespace="default")
     parts = []
     for path, text in sorted(rendered.items()):
-        if not path.endswith(".yaml"):
+        if not path.endswith(".yaml") or "/tests/" in path:
             continue
         lines = [
             line.rstrip()
@@ -209,6 +212,10 @@ class Chart(unittest.TestCase):
                 self.assertEqual(document["apiVersion"], "monitoring.coreos.com/v1", name)
                 self.assertLessEqual(document.keys(), {"apiVersion", "kind", "metadata", "spec"}, name)
                 jsonschema.validate(document["spec"], CUSTOM[document["kind"]])
+            elif document["kind"] == "ScaledObject":
+                # The models of KEDA's own definition skip what they don't know.
+                known = ScaledObject.model_validate(document).model_dump(by_alias=True, exclude_unset=True)
+                self.assertEqual(known, document, f"KEDA knows every field of {name}")
             else:
                 kubernetes_validate.validate(document, version, strict=True)
             self.assertRegex(document["metadata"]["name"], r"^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$", "a name is a DNS label")
@@ -234,7 +241,7 @@ class Chart(unittest.TestCase):
         self.assertEqual(
             kinds,
             {"Deployment", "Service", "ConfigMap", "ServiceAccount", "PodDisruptionBudget", "NetworkPolicy"}
-            | {"HorizontalPodAutoscaler", "ServiceMonitor", "PrometheusRule"},
+            | {"HorizontalPodAutoscaler", "ScaledObject", "ServiceMonitor", "PrometheusRule", "Pod"},
             "each kind that the chart has is in some set",
         )
 
@@ -252,11 +259,14 @@ class Chart(unittest.TestCase):
                 deployment = one(rendered, "Deployment")
                 self.agree(rendered, deployment, values)
                 labels = deployment["spec"]["template"]["metadata"]["labels"]
+                tested = one(rendered, "Pod")["metadata"]["labels"] if values.get("admin", {}).get("expose", True) else {}
                 for document in rendered:
                     selector = document["spec"].get("selector") or document["spec"].get("podSelector") if "spec" in document else None
                     if selector and document["kind"] != "ServiceMonitor":
                         selector = selector.get("matchLabels", selector)
-                        self.assertLessEqual(selector.items(), labels.items(), f"{document['kind']} finds the pods")
+                        if selector != values.get("networkPolicy", {}).get("agentSelector"):
+                            self.assertLessEqual(selector.items(), labels.items(), f"{document['kind']} finds the pods")
+                        self.assertFalse(selector.items() <= tested.items(), f"{document['kind']} doesn't find the pod of helm test")
 
     def agree(self, rendered, workload, values):
         pod = pod_of(workload)
@@ -266,12 +276,14 @@ class Chart(unittest.TestCase):
         self.assertEqual(hook[:3], ["/seriatim", "drain", "--after"], "the hook has it drain")
         variables = environment(seriatim)
         drained = seconds(hook[3]) + seconds(variables["SERIATIM__TIMEOUTS__DRAIN"]["value"])
-        hook = agent["lifecycle"]["preStop"]
-        asleep = hook["sleep"]["seconds"] if "sleep" in hook else int(hook["exec"]["command"][1])
-        self.assertGreaterEqual(asleep, drained, "the agent lives while turns end")
         shutdown = values.get("shutdown", {})
-        after = max(shutdown.get("agentSeconds", 10), shutdown.get("releaseSeconds", 6))
-        self.assertGreaterEqual(pod["terminationGracePeriodSeconds"], asleep + after, "nobody is killed at work")
+        after = shutdown.get("releaseSeconds", 6)
+        if agent:
+            hook = agent["lifecycle"]["preStop"]
+            asleep = hook["sleep"]["seconds"] if "sleep" in hook else int(hook["exec"]["command"][1])
+            self.assertGreaterEqual(asleep, drained, "the agent lives while turns end")
+            after = max(shutdown.get("agentSeconds", 10), after)
+        self.assertGreaterEqual(pod["terminationGracePeriodSeconds"], drained + after, "nobody is killed at work")
         # A native sidecar is one by this alone.
         is_native = seriatim in pod.get("initContainers", [])
         self.assertEqual(seriatim.get("restartPolicy"), "Always" if is_native else None, "a sidecar, or a container")
@@ -279,8 +291,13 @@ class Chart(unittest.TestCase):
         listen, admin = (variables[f"SERIATIM__{key}"]["value"] for key in ("LISTEN", "ADMIN__LISTEN"))
         listen, (admin_host, admin) = int(listen.rpartition(":")[2]), admin.rsplit(":", 1)
         self.assertIn(listen, ports(seriatim), "it listens on the port that it names")
-        agents = int(variables["SERIATIM__UPSTREAM"]["value"].rpartition(":")[2])
-        self.assertIn(agents, ports(agent), "and asks the agent on the agent's")
+        upstream = variables["SERIATIM__UPSTREAM"]["value"]
+        if agent:
+            agents = int(upstream.rpartition(":")[2])
+            self.assertIn(agents, ports(agent), "and asks the agent on the agent's")
+        else:
+            agents = None
+            self.assertEqual(upstream, values["upstream"], "and asks the agent's Service")
         self.assertEqual(one_port(rendered), listen, "the Service goes to Seriatim")
         exposed = admin_host != "127.0.0.1"
         for probe, path in (("startupProbe", "livez"), ("livenessProbe", "livez"), ("readinessProbe", "readyz")):
@@ -288,13 +305,14 @@ class Chart(unittest.TestCase):
                 self.assertEqual(seriatim[probe]["httpGet"], {"path": f"/{path}", "port": int(admin)}, probe)
             else:
                 self.assertEqual(seriatim[probe]["exec"]["command"][:2], ["/seriatim", "health"], probe)
-        for policy in (document for document in rendered if document["kind"] == "NetworkPolicy"):
+        policies = [d for d in rendered if d["kind"] == "NetworkPolicy" and not d["metadata"]["name"].endswith(("-test", "-agent"))]
+        for policy in policies:
             open_ports = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
             self.assertIn(listen, open_ports, "clients reach Seriatim")
             self.assertNotIn(agents, open_ports, "and nobody the agent")
         # Volumes.
         volumes = {volume["name"] for volume in pod["volumes"]}
-        for container in (seriatim, agent):
+        for container in (seriatim, agent or seriatim):
             mounts = container.get("volumeMounts", [])
             self.assertLessEqual({mount["name"] for mount in mounts}, volumes, "what is mounted is there")
         for mount in seriatim["volumeMounts"]:
@@ -371,7 +389,7 @@ class Chart(unittest.TestCase):
     def test_each_mode_is_what_it_is_called(self):
         def kind(values):
             pod = pod_of(one(render({"agent": {"image": "a"}} | values), "Deployment"))
-            hook = agent_of(pod).get("lifecycle", {}).get("preStop", {})
+            hook = (agent_of(pod) or {}).get("lifecycle", {}).get("preStop", {})
             return "native" if "initContainers" in pod else "container", next(iter(hook), None)
 
         cases = [
@@ -381,10 +399,63 @@ class Chart(unittest.TestCase):
             ({"kubeVersion": "1.32", "sidecar": {"mode": "container"}}, ("container", "sleep")),
             ({"kubeVersion": "1.28", "sidecar": {"mode": "native"}}, ("native", "exec")),
             ({"kubeVersion": "1.32", "shutdown": {"agentPreStop": "none"}}, ("native", None)),
+            ({"kubeVersion": "1.32", "mode": "gateway", "upstream": "http://a", "agent": {}}, ("container", None)),
         ]
         for values, expected in cases:
             with self.subTest(str(values)):
                 self.assertEqual(kind(values), expected, "as the cluster can, or as it is said")
+
+    def test_a_gateway_alone_may_connect_to_the_agent(self):
+        rendered = render(load(VALUES / "gateway.yaml"))
+        policy = one(rendered, "NetworkPolicy", "-agent")["spec"]
+        self.assertEqual(policy["podSelector"], {"matchLabels": {"app": "agent"}}, "it is about the agent's pods")
+        ((rule,),) = [policy["ingress"]]
+        ((peer,),) = [rule["from"]]
+        labels = one(rendered, "Deployment")["spec"]["template"]["metadata"]["labels"]
+        self.assertLessEqual(peer["podSelector"]["matchLabels"].items(), labels.items(), "the gateway's pods come through")
+        self.assertEqual(peer.keys(), {"podSelector"}, "and nobody else does")
+
+    def test_a_file_of_a_preset_serves_a_gateway(self):
+        for file in sorted((CHART / "presets").glob("*.yaml")):
+            with self.subTest(file.stem):
+                values = load(file) | {"mode": "gateway", "upstream": "http://agent.chat.svc:8000"}
+                values["agent"]["port"] = None
+                rendered = render(values)
+                shown = self.check(seriatim_of(pod_of(one(rendered, "Deployment"))), one(rendered, "ConfigMap", "-config"))
+                self.assertIn("upstream = \"http://agent.chat.svc:8000\"", shown, "with the port that upstream names")
+
+    def test_what_scales_the_pods_says_how_many_there_are(self):
+        documented = (TOP / "docs/metrics.md").read_text()
+        for name, values, _ in all_sets():
+            rendered = render(values)
+            scalers = {d["kind"]: d["spec"] for d in rendered if d["kind"] in ("HorizontalPodAutoscaler", "ScaledObject")}
+            with self.subTest(name):
+                deployment = one(rendered, "Deployment")
+                targets = [spec["scaleTargetRef"]["name"] for spec in scalers.values()]
+                self.assertEqual(len(targets), len(set(targets)), "no workload has two of them")
+                own = deployment["metadata"]["name"] in targets
+                self.assertNotEqual(own, "replicas" in deployment["spec"], "a Deployment has a number, or something that scales it")
+                shutdown = values.get("shutdown", {})
+                drains = shutdown.get("endpointSeconds", 5) + shutdown.get("drainSeconds", 30)
+                for kind, spec in scalers.items():
+                    config = spec if kind == "HorizontalPodAutoscaler" else spec["advanced"]["horizontalPodAutoscalerConfig"]
+                    if "behavior" in values.get("autoscaling" if config is spec else "keda", {}):
+                        continue
+                    (policy,) = config["behavior"]["scaleDown"]["policies"]
+                    self.assertEqual((policy["type"], policy["value"]), ("Pods", 1), "one pod leaves at a time")
+                    self.assertGreaterEqual(policy["periodSeconds"], drains, "and has drained before the next one does")
+                for trigger in scalers.get("ScaledObject", {}).get("triggers", []):
+                    if trigger["type"] != "prometheus" or trigger in values["keda"].get("triggers", []):
+                        continue
+                    metadata = trigger["metadata"]
+                    known = {"serverAddress", "query", "threshold", "ignoreNullValues"}
+                    self.assertEqual(metadata.keys(), known, "what this trigger of KEDA knows")
+                    metric, namespace, service = re.fullmatch(
+                        r'sum\((\w+)\{namespace="([^"]+)",service="([^"]+)"\}\)', metadata["query"]
+                    ).groups()
+                    self.assertIn(f"| `{metric}` | gauge |", documented, "it asks for a metric that there is")
+                    scraped = one(rendered, "Service", "-admin")["metadata"]
+                    self.assertEqual((namespace, service), (scraped["namespace"], scraped["name"]), "of these pods")
 
     def test_with_locks_in_memory_two_pods_never_run_at_once(self):
         strategy = lambda values: one(render({"agent": {"image": "a"}} | values), "Deployment")["spec"]["strategy"]["type"]
@@ -405,7 +476,7 @@ class Chart(unittest.TestCase):
         monitor, service = one(rendered, "ServiceMonitor")["spec"], one(rendered, "Service", "-admin")
         labels = service["metadata"]["labels"]
         self.assertLessEqual(monitor["selector"]["matchLabels"].items(), labels.items(), "it is found")
-        clients = [d for d in rendered if d["kind"] == "Service" and not d["metadata"]["name"].endswith("-admin")]
+        clients = [d for d in rendered if d["kind"] == "Service" and d is not service]
         for other in clients:
             found = monitor["selector"]["matchLabels"].items() <= other["metadata"]["labels"].items()
             self.assertFalse(found, "and the clients' isn't")
@@ -424,6 +495,34 @@ class Chart(unittest.TestCase):
         self.assertNotIn("protects one replica only", elsewhere, "which they aren't with Redis")
         self.assertNotIn("bypass Seriatim", elsewhere, "and no request bypasses Seriatim")
         self.assertIn("bypass Seriatim", notes({"networkPolicy": {"enabled": False}}), "unless no policy prevents it")
+        gateway = {"agent": {}, "mode": "gateway", "upstream": "http://agent.chat.svc:8000"}
+        self.assertIn("in front of http://agent.chat.svc:8000", notes(gateway), "a gateway names its Service")
+        self.assertIn("http://agent.chat.svc:8000 directly takes no lock", notes(gateway), "which is open to others")
+        protected = notes(gateway | {"networkPolicy": {"agentSelector": {"app": "agent"}}})
+        self.assertNotIn("takes no lock", protected, "unless a policy is for the agent's pods")
+
+    def test_what_the_page_of_the_gateway_shows_is_valid(self):
+        blocks = re.findall(r"^```yaml\n(.*?)^```$", (TOP / "docs/gateway.md").read_text(), re.MULTILINE | re.DOTALL)
+        kinds = []
+        for block in blocks:
+            block = yaml.load(block, UniqueKeys)
+            with self.subTest(str(block)):
+                if "rules" in block:
+                    # Values of prometheus-adapter, whose names the HorizontalPodAutoscalers use.
+                    (rule,) = block["rules"]["custom"]
+                    self.assertIn("seriatim_locks_held{", rule["seriesQuery"])
+                    continue
+                manifests = [block]
+                if "apiVersion" not in block:
+                    base = {"mode": "gateway", "upstream": "http://agent:8000"}
+                    manifests = render(block if "mode" in block else base | block, name="chat", namespace="chat")
+                kinds += [manifest["kind"] for manifest in manifests]
+                for manifest in manifests:
+                    if manifest["kind"] not in {*CUSTOM, "ScaledObject"}:
+                        kubernetes_validate.validate(manifest, VERSIONS[-1], strict=True)
+        tested = (TOP / "docs/kubernetes.md").read_text()
+        self.assertIn("Kubernetes {} and {}".format(*VERSIONS), tested, "the page of the sidecar names the versions")
+        self.assertEqual((kinds.count("HorizontalPodAutoscaler"), kinds.count("ScaledObject")), (3, 1), "each recipe is there")
 
     def test_another_chart_includes_the_sidecar_in_its_own_pod(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -479,7 +578,7 @@ class Chart(unittest.TestCase):
 
 
 def one_port(rendered):
-    services = [d for d in rendered if d["kind"] == "Service" and not d["metadata"]["name"].endswith("-admin")]
+    services = [d for d in rendered if d["kind"] == "Service" and not d["metadata"]["name"].endswith(("-admin", "-test"))]
     (service,) = services
     (port,) = service["spec"]["ports"]
     return port["targetPort"]

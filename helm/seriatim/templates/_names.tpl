@@ -1,4 +1,4 @@
-{{/* Names, labels, and the features of the cluster. */}}
+{{/* Names, labels, the mode, and the features of the cluster. */}}
 
 {{- define "seriatim.name" -}}
 {{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" }}
@@ -36,12 +36,12 @@ app.kubernetes.io/name: {{ include "seriatim.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-app.kubernetes.io/component: agent
+app.kubernetes.io/component: {{ ternary "gateway" "agent" (eq .Values.mode "gateway") }}
 {{- end }}
 
 {{/* The labels that select the pods. */}}
 {{- define "seriatim.selectorLabels" -}}
-{{- if .Values.agent.enabled -}}
+{{- if or .Values.agent.enabled (eq .Values.mode "gateway") -}}
 app.kubernetes.io/name: {{ include "seriatim.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- else -}}
@@ -57,9 +57,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- .Values.kubeVersion | default .Capabilities.KubeVersion.Version }}
 {{- end }}
 
-{{/* "native" or "container" */}}
-{{- define "seriatim.mode" -}}
-{{- if ne .Values.sidecar.mode "auto" }}
+{{/* "native" or "container". In a gateway's pods, Seriatim is the only container. */}}
+{{- define "seriatim.sidecarMode" -}}
+{{- if eq .Values.mode "gateway" }}
+{{- "container" }}
+{{- else if ne .Values.sidecar.mode "auto" }}
 {{- .Values.sidecar.mode }}
 {{- else if semverCompare ">=1.29-0" (include "seriatim.kubeVersion" .) }}
 {{- "native" }}
@@ -71,4 +73,17 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{/* "true" if the locks are in the memory of the pod. Then only one pod may run. */}}
 {{- define "seriatim.isMemory" -}}
 {{- if and (eq .Values.store.url "memory:") (not .Values.store.urlSecret.name) }}true{{ end }}
+{{- end }}
+
+{{/* "true" if something scales the pods with Seriatim. Then the Deployment has no number of replicas. */}}
+{{- define "seriatim.isScaled" -}}
+{{- if or .Values.autoscaling.enabled (and .Values.keda.enabled (or (eq .Values.mode "sidecar") (not .Values.keda.target.name))) }}true{{ end }}
+{{- end }}
+
+{{/* The labels of `helm test`. Not those of the pods: no Service may find the test's pod. */}}
+{{- define "seriatim.testLabels" -}}
+app.kubernetes.io/name: {{ printf "%s-test" (include "seriatim.name" . | trunc 58) }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}

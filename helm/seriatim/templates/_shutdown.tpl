@@ -6,6 +6,8 @@ How a pod ends. All preStop hooks and the grace period start at the same time, a
   + drainSeconds    Seriatim aborts the turns that still run, releases its locks and exits;
                     the agent's hook has ended, and the agent gets its SIGTERM
   + agentSeconds    the agent has ended. Without the hook, a native sidecar would get its SIGTERM only now
+
+A gateway's pod has no agent. It ends with its last turn.
 */}}
 
 {{/* The seconds for which the agent's hook keeps the agent alive. */}}
@@ -16,11 +18,13 @@ How a pod ends. All preStop hooks and the grace period start at the same time, a
 {{/* The pod's terminationGracePeriodSeconds. */}}
 {{- define "seriatim.terminationGracePeriodSeconds" -}}
 {{- $s := .Values.shutdown }}
-{{- $needed := add $s.endpointSeconds $s.drainSeconds (max $s.agentSeconds $s.releaseSeconds) }}
+{{- $isGateway := eq .Values.mode "gateway" }}
+{{- $after := ternary $s.releaseSeconds (max $s.agentSeconds $s.releaseSeconds) $isGateway }}
+{{- $needed := add $s.endpointSeconds $s.drainSeconds $after }}
 {{- if kindIs "invalid" .Values.terminationGracePeriodSeconds }}
 {{- $needed }}
 {{- else if lt (int .Values.terminationGracePeriodSeconds) (int $needed) }}
-{{- fail (printf "terminationGracePeriodSeconds: %d is too short, turns would be killed: shutdown takes up to %d s (endpointSeconds %d + drainSeconds %d + the larger of agentSeconds %d and releaseSeconds %d)" (int .Values.terminationGracePeriodSeconds) (int $needed) (int $s.endpointSeconds) (int $s.drainSeconds) (int $s.agentSeconds) (int $s.releaseSeconds)) }}
+{{- fail (printf "terminationGracePeriodSeconds: %d is too short, turns would be killed: shutdown takes up to %d s (endpointSeconds %d + drainSeconds %d + %s %d)" (int .Values.terminationGracePeriodSeconds) (int $needed) (int $s.endpointSeconds) (int $s.drainSeconds) (ternary "releaseSeconds" "the larger of agentSeconds and releaseSeconds," $isGateway) (int $after)) }}
 {{- else }}
 {{- .Values.terminationGracePeriodSeconds }}
 {{- end }}
@@ -44,5 +48,25 @@ preStop:
 preStop:
   exec:
     command: ["sleep", {{ $seconds | quote }}]
+{{- end }}
+{{- end }}
+
+{{/*
+How pods are removed when there is less load: one at a time, each after the one before has drained, and only
+after five quiet minutes. A removed pod rejects its waiting turns, and its running turns have drainSeconds.
+Argument: (list scope behavior)
+*/}}
+{{- define "seriatim.scalingBehavior" -}}
+{{- $s := (index . 0).Values.shutdown }}
+{{- with index . 1 }}
+{{- toYaml . }}
+{{- else -}}
+scaleDown:
+  stabilizationWindowSeconds: 300
+  policies:
+    - type: Pods
+      value: 1
+      # At least the time in which a pod drains. Kubernetes allows up to 1800 s.
+      periodSeconds: {{ min 1800 (max 60 (add $s.endpointSeconds $s.drainSeconds)) }}
 {{- end }}
 {{- end }}

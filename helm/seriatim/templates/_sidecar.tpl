@@ -12,7 +12,7 @@ All ports are numbers: some versions of Kubernetes don't find a named port in a 
 */}}
 
 {{- define "seriatim.initContainers" -}}
-{{- if eq (include "seriatim.mode" .) "native" -}}
+{{- if eq (include "seriatim.sidecarMode" .) "native" -}}
 - {{ include "seriatim.container" . | nindent 2 | trim }}
   # Makes this a native sidecar: it starts before the agent and ends after it.
   restartPolicy: Always
@@ -20,14 +20,13 @@ All ports are numbers: some versions of Kubernetes don't find a named port in a 
 {{- end }}
 
 {{- define "seriatim.containers" -}}
-{{- if eq (include "seriatim.mode" .) "container" -}}
+{{- if eq (include "seriatim.sidecarMode" .) "container" -}}
 - {{ include "seriatim.container" . | nindent 2 | trim }}
 {{- end }}
 {{- end }}
 
-{{/* The sidecar's container. */}}
+{{/* Seriatim's container, in both modes. */}}
 {{- define "seriatim.container" -}}
-{{- include "seriatim.check" . -}}
 name: seriatim
 image: {{ include "seriatim.image" . }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
@@ -37,7 +36,11 @@ env:
   - name: SERIATIM__LISTEN
     value: {{ printf "%s:%d" .Values.sidecar.address (int .Values.sidecar.port) | quote }}
   - name: SERIATIM__UPSTREAM
+    {{- if eq .Values.mode "gateway" }}
+    value: {{ .Values.upstream | quote }}
+    {{- else }}
     value: {{ printf "%s://127.0.0.1:%d" .Values.agent.scheme (int .Values.agent.port) | quote }}
+    {{- end }}
   - name: SERIATIM__ADMIN__LISTEN
     value: {{ printf "%s:%d" (ternary .Values.sidecar.address "127.0.0.1" .Values.admin.expose) (int .Values.admin.port) | quote }}
   {{- if .Values.admin.tokenSecret.name }}
@@ -97,7 +100,7 @@ ports:
     containerPort: {{ .Values.admin.port }}
     protocol: TCP
   {{- end }}
-# Seriatim has 60 s to start. This probe ignores Redis: otherwise the agent couldn't start without it.
+# Seriatim has 60 s to start. This probe ignores Redis: {{ ternary "a restart doesn't repair it." "otherwise the agent couldn't start without it." (eq .Values.mode "gateway") }}
 startupProbe:
   {{- include "seriatim.probe" (list . "live") | nindent 2 }}
   periodSeconds: 1
@@ -116,20 +119,12 @@ readinessProbe:
 lifecycle:
   preStop:
     exec:
-      # Drains while the agent still runs. The SIGTERM of a native sidecar comes too late for this.
+      # {{ ternary "Drains after the clients have noticed that the pod ends." "Drains while the agent still runs. The SIGTERM of a native sidecar comes too late for this." (eq .Values.mode "gateway") }}
       command: ["/seriatim", "drain", "--after", {{ printf "%ds" (int .Values.shutdown.endpointSeconds) | quote }}]
 resources:
   {{- toYaml .Values.sidecar.resources | nindent 2 }}
 securityContext:
-  runAsNonRoot: true
-  runAsUser: 65532
-  runAsGroup: 65532
-  readOnlyRootFilesystem: true
-  allowPrivilegeEscalation: false
-  capabilities:
-    drop: ["ALL"]
-  seccompProfile:
-    type: RuntimeDefault
+  {{- include "seriatim.securityContext" . | nindent 2 }}
 volumeMounts:
   # The folder, not the file: a file that is mounted alone never changes.
   - name: seriatim-config
@@ -153,6 +148,19 @@ volumeMounts:
   {{- with .Values.sidecar.volumeMounts }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
+{{- end }}
+
+{{/* What the program may do: nothing but run. */}}
+{{- define "seriatim.securityContext" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+readOnlyRootFilesystem: true
+allowPrivilegeEscalation: false
+capabilities:
+  drop: ["ALL"]
+seccompProfile:
+  type: RuntimeDefault
 {{- end }}
 
 {{/* The action of a probe. Arguments: (list scope "live") or (list scope "ready") */}}
