@@ -22,7 +22,7 @@ options! {
         level: Level = Level::INFO, word(), example "\"warn\"", Live;
         /// How the log and the spans name sessions: `plain` shows the ids of users and sessions; `hash`
         /// shows a session as `#` and the first 16 hex digits of the SHA-256 of its lock's name, the
-        /// same on every replica, and no id.
+        /// same on every replica, and no id. In spans, the ids are hashed too.
         ids: LogIds = LogIds::Plain, word(), example "\"hash\"", Live;
     }
 }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::{TraceContext, TraceRecord};
 use crate::config::upstream::UpstreamAddress;
+use crate::key::SessionIds;
 use crate::outcome::LockLoss;
 use crate::redact;
 
@@ -40,6 +41,7 @@ pub(super) fn spans(
     let hold = record.hold(ids.new_span_id());
     let backend = record.backend();
     let state = record.context.state();
+    let session = record.session();
     let below = [wait, hold, backend].into_iter().flatten();
     let below = below.map(move |span| (span, server, false));
     let (caller, is_remote) = match record.context.parent {
@@ -48,6 +50,11 @@ pub(super) fn spans(
     };
     let all = std::iter::once((own, caller, is_remote)).chain(below);
     all.map(move |(span, parent, is_remote)| SpanData {
+        attributes: span
+            .attributes
+            .into_iter()
+            .chain(session.0.iter().cloned())
+            .collect(),
         span_context: SpanContext::new(
             record.context.trace,
             span.id,
@@ -65,7 +72,6 @@ pub(super) fn spans(
         name: span.name,
         start_time: record.moments.at(span.from),
         end_time: record.moments.at(span.to),
-        attributes: span.attributes,
         dropped_attributes_count: 0,
         events: Default::default(),
         status: span.status,
@@ -222,6 +228,27 @@ impl TraceRecord {
             true => Status::error(facts.error.clone().unwrap_or_default()),
             false => Status::Unset,
         }
+    }
+
+    /// The session and its user, which all spans of the request have, by the conventions for generative AI
+    /// (<https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/>), for sessions and for users.
+    fn session(&self) -> SpanAttributes {
+        let mut attributes = SpanAttributes::default();
+        let turn = self.facts.route.as_ref().and_then(|it| it.turn.as_ref());
+        let Some((turn, key)) = turn.zip(self.facts.key.as_ref()) else {
+            return attributes;
+        };
+        let Some(SessionIds { user, session }) = turn.lock.key.read(key.as_str()) else {
+            return attributes;
+        };
+        let session = redact::text(&session).into_owned();
+        // A user that is the same for all, as `unknown`, is none.
+        let user = user.filter(|user| !turn.user_id.iter().any(|it| it.to_string() == *user));
+        attributes
+            .add("gen_ai.conversation.id", Some(session.clone()))
+            .add("session.id", Some(session))
+            .add("user.id", user.map(|user| redact::text(&user).into_owned()));
+        attributes
     }
 
     fn add_lock(&self, attributes: &mut SpanAttributes) {

@@ -414,6 +414,12 @@ impl Recorded {
                 .any(|span| span.get("seriatim.session_key") == shown),
             "spans carry the same digest"
         );
+        assert!(
+            self.spans
+                .iter()
+                .any(|span| span.get("session.id").starts_with('#')),
+            "and a digest of the session's id"
+        );
     }
 }
 

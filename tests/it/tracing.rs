@@ -23,6 +23,9 @@ use crate::support::{Reserved, wait_for};
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
 
+/// The attributes that OpenTelemetry's conventions have for a session and its user.
+const SESSION: [&str; 3] = ["gen_ai.conversation.id", "session.id", "user.id"];
+
 /// The `traceparent` of a caller that records.
 fn traceparent() -> String {
     format!("00-{TRACE}-{CALLER}-01")
@@ -86,6 +89,13 @@ async fn a_turn_has_spans_of_request_lock_wait_lock_hold_and_backend() {
         ["lock wait", "lock hold", "backend"],
         "the request's span has its three children"
     );
+    for span in collector.spans() {
+        assert_eq!(
+            SESSION.map(|name| span.get(name)),
+            ["s1", "s1", "u1"],
+            "each span has the session and the user: {span:?}"
+        );
+    }
     let (wait, hold) = (tree.wait.as_ref().unwrap(), tree.hold.as_ref().unwrap());
     let sent = tree.backend.as_ref().unwrap();
     assert_eq!(
@@ -151,6 +161,35 @@ async fn a_turn_has_spans_of_request_lock_wait_lock_hold_and_backend() {
         head.starts_with("post /v1/traces http/1.1\r\n")
             && head.contains("content-type: application/x-protobuf\r\n"),
         "spans are posted to the OTLP path: {head}"
+    );
+}
+
+#[tokio::test]
+async fn spans_have_the_ids_of_the_request_and_no_user_that_is_the_same_for_all() {
+    const ROUTES: &str = "[[routes]]\nname = \"one user\"\npath = \"/one\"\nsession_id = [\"{query:s}\"]\n\
+        [[routes]]\nname = \"own key\"\npath = \"/own\"\nkey = \"chat:{session_id}\"\nsession_id = [\"{query:s}\"]\n";
+    let (_backend, collector, app) = bench(ROUTES).await;
+    for target in [
+        "/one?s=a%3Ab%20%E9%94%81",
+        "/own?s=a%3Ab%20%E9%94%81",
+        "/free",
+    ] {
+        let request = Request::get(target);
+        assert_eq!(call(app.addr(), &request).await, 200, "it is served");
+    }
+    let seen = collector.trees(3).await;
+    let ids: Vec<_> = seen
+        .iter()
+        .map(|tree| SESSION.map(|name| tree.server.get(name)))
+        .collect();
+    assert_eq!(
+        ids,
+        [
+            ["a:b 锁", "a:b 锁", ""],
+            ["a:b 锁", "a:b 锁", ""],
+            ["", "", ""]
+        ],
+        "the id as the request has it; `unknown` is no user; a request without a lock has no session"
     );
 }
 
