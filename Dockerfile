@@ -19,6 +19,8 @@ RUN host=$(rustc -vV | sed -n 's/^host: //p') \
  && cargo build --release --locked --target "$host" --bin seriatim
 
 COPY src src
+# `seriatim errors` prints it.
+COPY docs/troubleshooting.md docs/
 # The program, and the other files of the image. cargo compares file times, and the sources are older than
 # the build of the empty files, so `touch` makes them newer.
 RUN host=$(rustc -vV | sed -n 's/^host: //p') \

@@ -23,6 +23,7 @@ use terminal::{print, print_error, print_json};
 mod check;
 mod demo;
 mod drain;
+mod errors;
 mod explain;
 mod health;
 mod help;
@@ -81,6 +82,8 @@ enum CliCommand {
     Drain(drain::DrainArgs),
     /// List all configuration options and describe them
     Options(options::OptionsArgs),
+    /// List the error codes, or explain one
+    Errors(errors::ErrorsArgs),
     /// Run a small demo agent behind the proxy, and show three turns
     Demo(demo::DemoArgs),
     /// Print the completions for a shell
@@ -111,6 +114,7 @@ pub fn main() -> ExitCode {
         CliCommand::Health(health) => block_on(async move { health.run().await }),
         CliCommand::Drain(drain) => drain.run(),
         CliCommand::Options(options) => options.show(),
+        CliCommand::Errors(errors) => errors.show(),
         CliCommand::Demo(demo) => block_on(async move { demo.run().await }),
         CliCommand::Completions(completions) => completions.show(),
         CliCommand::Man(man) => man.show(),
@@ -156,6 +160,7 @@ impl CliCommand {
             Self::Drain(drain) => Some(&mut drain.config),
             Self::Presets(_)
             | Self::Options(_)
+            | Self::Errors(_)
             | Self::Demo(_)
             | Self::Completions(_)
             | Self::Man(_) => None,

@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+use http::StatusCode;
+
 /// The classes of [`Outcome`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutcomeClass {
@@ -25,11 +27,11 @@ pub enum OutcomeClass {
 }
 
 macro_rules! outcomes {
-    ($($(#[$doc:meta])* $name:ident: $class:ident = $word:literal,)*) => {
+    ($(#[doc = $about:literal] $name:ident: $class:ident = $word:literal,)*) => {
         /// How a request ended.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Outcome {
-            $($(#[$doc])* $name,)*
+            $(#[doc = $about] $name,)*
         }
 
         impl Outcome {
@@ -40,6 +42,13 @@ macro_rules! outcomes {
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$name => $word,)*
+                }
+            }
+
+            /// This outcome in a sentence.
+            pub fn about(self) -> &'static str {
+                match self {
+                    $(Self::$name => $about.trim_ascii(),)*
                 }
             }
 
@@ -132,6 +141,17 @@ outcomes! {
     UnsupportedHttpVersion: Refused = "unsupported_http_version",
 }
 
+/// The code of an error response (`x-seriatim-error`), or of an error inside an event stream (`reason`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ErrorCode {
+    /// The word, in `snake_case`.
+    pub word: &'static str,
+    /// The status of the error, unless `busy.status` sets another one; `None`: it is the backend's.
+    pub status: Option<StatusCode>,
+    /// What the code means, in a sentence.
+    pub about: &'static str,
+}
+
 /// How a turn lost its lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LockLoss {
@@ -163,6 +183,50 @@ pub enum UnprotectedReason {
 impl Outcome {
     /// How many outcomes there are.
     pub const COUNT: usize = Self::ALL.len();
+
+    /// The status of an error response or an error event for this outcome, unless `busy.status` sets another one;
+    /// `None`: no error has this outcome.
+    pub fn error_status(self) -> Option<StatusCode> {
+        let status = match self {
+            Self::Complete | Self::NoSession | Self::ClientGone | Self::DrainAborted => {
+                return None;
+            }
+            Self::MalformedBody
+            | Self::AmbiguousKey
+            | Self::BadSessionId
+            | Self::MissingSession
+            | Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::WouldDeadlock
+            | Self::Superseded
+            | Self::Dequeued
+            | Self::AnswerTooLong
+            | Self::DuplicateTurn
+            | Self::AlreadyAnswered
+            | Self::InDoubt => StatusCode::CONFLICT,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            // With 409 above, those of the IETF's draft on the header `idempotency-key`.
+            Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::SessionBusy | Self::QueueFull | Self::WaitTimeout => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::UnsupportedTransferCoding => StatusCode::NOT_IMPLEMENTED,
+            Self::UpstreamUnreachable
+            | Self::UpstreamMalformed
+            | Self::UpstreamAborted
+            | Self::NotAnEventStream => StatusCode::BAD_GATEWAY,
+            Self::StoreUnavailable | Self::Overloaded | Self::Draining | Self::LockLost => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::UpstreamTimeout | Self::IdleTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::UnsupportedHttpVersion => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+        };
+        Some(status)
+    }
 
     /// Whether the request was refused without ever having had a lock to lose.
     pub fn is_refusal(self) -> bool {
@@ -198,6 +262,30 @@ impl From<LockLoss> for Outcome {
                 Self::LockLost
             }
         }
+    }
+}
+
+// === impl ErrorCode ===
+
+impl ErrorCode {
+    /// The code of an error that the backend itself gave. It is no outcome: with such a response the turn is complete.
+    pub const UPSTREAM_ERROR: Self = Self {
+        word: "upstream_error",
+        status: None,
+        about: "The backend's response was an error, and its client had got the head of an event stream before.",
+    };
+
+    /// All codes.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let of = |outcome: &Outcome| {
+            Some(Self {
+                word: outcome.as_str(),
+                status: Some(outcome.error_status()?),
+                about: outcome.about(),
+            })
+        };
+        let own = Outcome::ALL.iter().filter_map(of);
+        own.chain([Self::UPSTREAM_ERROR])
     }
 }
 
@@ -267,5 +355,16 @@ mod tests {
             .map(|outcome| outcome.as_str())
             .collect();
         assert_eq!(words.len(), Outcome::COUNT, "no two outcomes share a word");
+    }
+
+    #[test]
+    fn every_refusal_and_loss_has_the_status_of_its_error() {
+        for outcome in Outcome::ALL {
+            let status = outcome.error_status();
+            assert!(
+                status.is_some() || !outcome.is_refusal_or_loss(),
+                "the error response for {outcome:?} has a status"
+            );
+        }
     }
 }

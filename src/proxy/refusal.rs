@@ -82,7 +82,6 @@ pub(super) enum BusyReason {
 
 /// What an error response says.
 struct ErrorContent {
-    status: StatusCode,
     /// What happened, for a person.
     error: String,
     /// The details, for a person.
@@ -195,9 +194,12 @@ impl Refusal {
         }
     }
 
-    /// The status of the error response.
+    /// The status of the error.
     pub(super) fn status(&self) -> StatusCode {
-        self.content(SentenceLanguage::default()).status
+        match self {
+            Self::Busy { status, .. } => *status,
+            _ => status_of(self.outcome()),
+        }
     }
 
     /// Whether the connection is closed after the response, because the rest of the request may never
@@ -236,8 +238,9 @@ impl Refusal {
     ) -> Response<Bytes> {
         let content = self.content(language);
         let reason = self.outcome().as_str();
-        let mut response = Response::new(content.body(format, reason));
-        *response.status_mut() = format.status(content.status);
+        let status = self.status();
+        let mut response = Response::new(content.body(format, status, reason));
+        *response.status_mut() = format.status(status);
         let length = response.body().len();
         // What follows, and CORS.
         *response.headers_mut() = HeaderMap::with_capacity(10);
@@ -263,7 +266,7 @@ impl Refusal {
     /// The error for a client that has got the head of an event stream: an event.
     pub(super) fn event(&self, format: &ErrorFormat, language: SentenceLanguage) -> Bytes {
         let content = self.content(language);
-        content.event(format, self.outcome().as_str())
+        content.event(format, self.status(), self.outcome().as_str())
     }
 
     /// Whether the same request gets the same response again.
@@ -279,15 +282,10 @@ impl Refusal {
         let say = |chinese, english| language.pick(chinese, english);
         match self {
             Self::Busy {
-                key,
-                text,
-                status,
-                notice,
-                ..
+                key, text, notice, ..
             } => ErrorContent {
                 notice: Some(*notice),
                 ..ErrorContent::new(
-                    *status,
                     text,
                     format!(
                         "[{}] {}",
@@ -298,7 +296,6 @@ impl Refusal {
                 )
             },
             Self::WouldDeadlock(key) => ErrorContent::new(
-                StatusCode::CONFLICT,
                 say(
                     "智能体调用了自己的会话",
                     "The agent has called its own session",
@@ -311,7 +308,6 @@ impl Refusal {
                 None,
             ),
             Self::Superseded | Self::LockLost(LockLoss::Interrupted) => ErrorContent::new(
-                StatusCode::CONFLICT,
                 say(
                     "本轮对话已被新的一轮取代",
                     "The turn was stopped for a newer one",
@@ -320,7 +316,6 @@ impl Refusal {
                 None,
             ),
             Self::Dequeued => ErrorContent::new(
-                StatusCode::CONFLICT,
                 say(
                     "本轮对话已被管理员移出队列",
                     "The turn was taken out of the queue",
@@ -332,14 +327,12 @@ impl Refusal {
             Self::Session(error) => session_content(error, language),
             Self::AnswerTooLong => answer_too_long_content(language),
             Self::NoRoute => ErrorContent::new(
-                StatusCode::NOT_FOUND,
                 say("此处没有服务", "Nothing is served here"),
                 "no route takes this method, host and path".into(),
                 None,
             ),
             Self::Backend(error) => backend_content(error, language),
             Self::Store(error) => ErrorContent::new(
-                StatusCode::SERVICE_UNAVAILABLE,
                 say(
                     "暂时无法锁定会话，请稍后再试",
                     "The session can't be locked at the moment",
@@ -348,7 +341,6 @@ impl Refusal {
                 Some(RETRY_SOON),
             ),
             Self::Draining => ErrorContent::new(
-                StatusCode::SERVICE_UNAVAILABLE,
                 say("服务正在停止，请重试", "This server is stopping"),
                 "another replica will take the request; send it again".into(),
                 Some(RETRY_SOON),
@@ -359,7 +351,6 @@ impl Refusal {
                 | LockLoss::Taken
                 | LockLoss::NameTaken),
             ) => ErrorContent::new(
-                StatusCode::SERVICE_UNAVAILABLE,
                 say("本轮对话已中止，请重试", "The turn was stopped"),
                 format!("{loss}, so another turn may run"),
                 Some(RETRY_SOON),
@@ -372,9 +363,8 @@ impl Refusal {
 // === impl ErrorContent ===
 
 impl ErrorContent {
-    fn new(status: StatusCode, error: &str, detail: String, retry_after: Option<u64>) -> Self {
+    fn new(error: &str, detail: String, retry_after: Option<u64>) -> Self {
         Self {
-            status,
             error: error.into(),
             detail,
             retry_after,
@@ -383,13 +373,14 @@ impl ErrorContent {
     }
 
     /// The body of an error response. Its headers have the reason, and when to try again.
-    fn body(&self, format: &ErrorFormat, reason: &str) -> Bytes {
-        format.body(&self.contract_body(format), reason).into()
+    fn body(&self, format: &ErrorFormat, status: StatusCode, reason: &str) -> Bytes {
+        let body = self.contract_body(format, status);
+        format.body(&body, reason).into()
     }
 
     /// The error as an event, which has no headers.
-    fn event(&self, format: &ErrorFormat, reason: &str) -> Bytes {
-        let body = self.contract_body(format);
+    fn event(&self, format: &ErrorFormat, status: StatusCode, reason: &str) -> Bytes {
+        let body = self.contract_body(format, status);
         let retry_after = self.retry_after.filter(|_| format.explains());
         let body = ContractBody {
             reason: Some(reason),
@@ -401,18 +392,26 @@ impl ErrorContent {
         format.event(&body, reason)
     }
 
-    fn contract_body(&self, format: &ErrorFormat) -> ContractBody<'_> {
+    fn contract_body(&self, format: &ErrorFormat, status: StatusCode) -> ContractBody<'_> {
         let notice = self.notice.filter(|_| format.explains());
         ContractBody {
             success: false,
             error: &self.error,
             detail: &self.detail,
-            status_code: self.status.as_u16(),
+            status_code: status.as_u16(),
             reason: None,
             retry_after_ms: notice.map(BusyNotice::millis),
             busy: notice.map(Into::into),
         }
     }
+}
+
+/// The status of an error with this outcome.
+fn status_of(outcome: Outcome) -> StatusCode {
+    // Every error has one; a test keeps it so.
+    outcome
+        .error_status()
+        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 fn answer_too_long_content(language: SentenceLanguage) -> ErrorContent {
@@ -422,75 +421,51 @@ fn answer_too_long_content(language: SentenceLanguage) -> ErrorContent {
     );
     let detail = "the turn's answer is over replay.max_turn, or replay.max_total is reached; read the session's \
                   history when the turn is over";
-    ErrorContent::new(StatusCode::CONFLICT, text, detail.into(), None)
+    ErrorContent::new(text, detail.into(), None)
 }
 
 fn session_content(error: &SessionError, language: SentenceLanguage) -> ErrorContent {
     let say = |chinese, english| language.pick(chinese, english);
-    let (status, text) = match error {
-        SessionError::TooLarge { .. } | SessionError::TooDense { .. } => (
-            StatusCode::PAYLOAD_TOO_LARGE,
-            say("请求体过大", "The request's body is too large"),
+    let text = match error {
+        SessionError::TooLarge { .. } | SessionError::TooDense { .. } => {
+            say("请求体过大", "The request's body is too large")
+        }
+        SessionError::Encoding { .. } | SessionError::EncodedForm => {
+            say("不支持请求体的编码", "The body's encoding is not supported")
+        }
+        SessionError::Late(_) => say(
+            "请求体未能按时到达",
+            "The request's body did not arrive in time",
         ),
-        SessionError::Encoding { .. } | SessionError::EncodedForm => (
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            say("不支持请求体的编码", "The body's encoding is not supported"),
-        ),
-        SessionError::Late(_) => (
-            StatusCode::REQUEST_TIMEOUT,
-            say(
-                "请求体未能按时到达",
-                "The request's body did not arrive in time",
-            ),
-        ),
-        SessionError::Overloaded => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            say("服务繁忙，请稍后再试", "This server is overloaded"),
-        ),
-        SessionError::Malformed { .. } => (
-            StatusCode::BAD_REQUEST,
-            say("无法读取请求体", "The request's body can't be read"),
-        ),
-        SessionError::Ambiguous { .. } => (
-            StatusCode::BAD_REQUEST,
-            say("请求有歧义", "The request can be read in two ways"),
-        ),
-        SessionError::BadId { .. } => (
-            StatusCode::BAD_REQUEST,
-            say("请求中的标识无效", "An id in the request can't be used"),
-        ),
-        SessionError::Missing { .. } => (
-            StatusCode::BAD_REQUEST,
-            say("请求中没有会话标识", "The request names no session"),
-        ),
+        SessionError::Overloaded => say("服务繁忙，请稍后再试", "This server is overloaded"),
+        SessionError::Malformed { .. } => say("无法读取请求体", "The request's body can't be read"),
+        SessionError::Ambiguous { .. } => say("请求有歧义", "The request can be read in two ways"),
+        SessionError::BadId { .. } => say("请求中的标识无效", "An id in the request can't be used"),
+        SessionError::Missing { .. } => say("请求中没有会话标识", "The request names no session"),
     };
     let retry_after = matches!(error, SessionError::Overloaded).then_some(RETRY_SOON);
-    ErrorContent::new(status, text, error.to_string(), retry_after)
+    ErrorContent::new(text, error.to_string(), retry_after)
 }
 
 fn backend_content(error: &ForwardError, language: SentenceLanguage) -> ErrorContent {
     let say = |chinese, english| language.pick(chinese, english);
     match error {
         ForwardError::Unreachable { .. } => ErrorContent::new(
-            StatusCode::BAD_GATEWAY,
             say("无法连接到智能体", "The agent can't be reached"),
             "no connection to the backend".into(),
             Some(RETRY_SOON),
         ),
         ForwardError::Broken { .. } => ErrorContent::new(
-            StatusCode::BAD_GATEWAY,
             say("智能体没有响应", "The agent gave no response"),
             "the backend broke off before its response began".into(),
             None,
         ),
         ForwardError::Malformed { .. } => ErrorContent::new(
-            StatusCode::BAD_GATEWAY,
             say("无法读取智能体的响应", "The agent's response can't be read"),
             "the backend's response is not valid HTTP".into(),
             None,
         ),
         ForwardError::TimedOut { what, .. } => ErrorContent::new(
-            StatusCode::GATEWAY_TIMEOUT,
             say("智能体响应超时", "The agent takes too long"),
             format!("no {what} from the backend in time"),
             None,
@@ -519,7 +494,7 @@ fn bad_request_content(bad: BadRequest, language: SentenceLanguage) -> ErrorCont
             (say("无法读取请求", "The request can't be read"), None)
         }
     };
-    ErrorContent::new(bad.status(), text, bad.to_string(), retry_after)
+    ErrorContent::new(text, bad.to_string(), retry_after)
 }
 
 /// What a client may know of a failure of the store: neither its address nor its user.
@@ -551,6 +526,21 @@ mod tests {
     use super::*;
     use crate::lock::BusySession;
     use serde_json::json;
+
+    #[test]
+    fn an_invalid_request_gets_the_status_that_its_reason_has() {
+        for bad in [
+            BadRequest::Malformed("a bare line feed"),
+            BadRequest::TooSlow,
+            BadRequest::TargetTooLong,
+            BadRequest::HeadTooLarge,
+            BadRequest::TransferCoding,
+            BadRequest::Version,
+            BadRequest::TOO_MANY_CONNECTIONS,
+        ] {
+            assert_eq!(Refusal::BadRequest(bad).status(), bad.status(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn a_busy_session_gets_the_error_response_of_the_contract() {

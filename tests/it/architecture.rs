@@ -15,8 +15,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
         // Of the proxy, `explain` alone: what a request comes to is said by the code that carries it.
         // Of redact, the switch: it is an option of the log.
         // Of lock, what `seriatim locks` asks for, and is answered.
+        // Of outcome, the error codes.
         &[
-            "app", "config", "redact", "lock", "logging", "listen", "drain", "reload", "proxy",
+            "app", "config", "redact", "lock", "logging", "listen", "drain", "outcome", "reload",
+            "proxy",
         ],
     ),
     (

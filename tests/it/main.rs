@@ -25,6 +25,7 @@ mod early_answers;
 mod encodings;
 mod endings;
 mod environments;
+mod error_help;
 mod explaining;
 mod explaining_cli;
 mod failovers;

@@ -3,8 +3,6 @@
 //! Invariant: only a repeat of a turn that still waits or runs may be sent again by itself. A client library that
 //! repeats the others by itself would get the same again.
 
-use http::StatusCode;
-
 use super::{BusyNotice, ErrorContent, SentenceLanguage};
 use crate::key::SessionKey;
 use crate::lock::{RepeatedState, RepeatedTurn};
@@ -50,17 +48,15 @@ impl RepeatReason {
         matches!(self, Self::Running(_))
     }
 
-    /// What the error response says. The statuses are those of the IETF's draft on the header `idempotency-key`.
+    /// What the error response says.
     pub(super) fn content(self, key: &SessionKey, language: SentenceLanguage) -> ErrorContent {
         let say = |chinese, english| language.pick(chinese, english);
-        let (status, text, detail) = match self {
+        let (text, detail) = match self {
             Self::Running(_) => (
-                StatusCode::CONFLICT,
                 say("同一请求正在处理中", "The same request is being worked on"),
                 "a turn with the same once id waits or runs; this request was not sent to the agent",
             ),
             Self::Answered => (
-                StatusCode::CONFLICT,
                 say(
                     "同一请求已处理完毕",
                     "The same request was answered already",
@@ -68,7 +64,6 @@ impl RepeatReason {
                 "a turn with the same once id has ended; this request was not sent to the agent",
             ),
             Self::InDoubt => (
-                StatusCode::CONFLICT,
                 say(
                     "无法确定同一请求是否已处理",
                     "The same request may have been worked on",
@@ -77,7 +72,6 @@ impl RepeatReason {
                  the conversation, and use a new id to send it again",
             ),
             Self::KeyReused => (
-                StatusCode::UNPROCESSABLE_ENTITY,
                 say(
                     "该请求标识已用于另一个请求",
                     "The once id belongs to another request",
@@ -86,7 +80,7 @@ impl RepeatReason {
             ),
         };
         let detail = format!("[{}] {detail}", key.as_str());
-        let mut content = ErrorContent::new(status, text, detail, None);
+        let mut content = ErrorContent::new(text, detail, None);
         if let Self::Running(notice) = self {
             content.notice = Some(notice);
         }

@@ -9,9 +9,9 @@ use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::format::ErrorFormat;
 use super::language::SentenceLanguage;
-use super::{ErrorContent, Refusal};
+use super::{ErrorContent, Refusal, status_of};
 use crate::lock::LockLoss;
-use crate::outcome::Outcome;
+use crate::outcome::{ErrorCode, Outcome};
 
 /// Why a response of the backend can't follow the head of an event stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,9 +38,6 @@ pub(in crate::proxy) enum StreamError {
     /// The turn lost its lock during another response.
     LockLost(LockLoss),
 }
-
-/// The reason of an error that the backend itself gave. It is no outcome: with such a response the turn is complete.
-const UPSTREAM_ERROR: &str = "upstream_error";
 
 /// How many characters of a backend's header the log has.
 const LONGEST_VALUE: usize = 100;
@@ -88,7 +85,10 @@ impl StreamError {
 
     /// The status that the client is told.
     pub(in crate::proxy) fn status(self) -> StatusCode {
-        self.content("", SentenceLanguage::default()).status
+        match self {
+            Self::Unfit(UnfitResponse::Failed(status)) => status,
+            _ => status_of(self.outcome()),
+        }
     }
 
     /// The event for the client. `text` is the beginning of the response's body; empty: it has none that can be read.
@@ -99,40 +99,31 @@ impl StreamError {
         language: SentenceLanguage,
     ) -> Bytes {
         let reason = match self.outcome() {
-            Outcome::Complete => UPSTREAM_ERROR,
+            Outcome::Complete => ErrorCode::UPSTREAM_ERROR.word,
             outcome => outcome.as_str(),
         };
-        self.content(text, language).event(format, reason)
+        let content = self.content(text, language);
+        content.event(format, self.status(), reason)
     }
 
     fn content(self, text: &str, language: SentenceLanguage) -> ErrorContent {
         let say = |chinese, english| language.pick(chinese, english);
         let no_stream = say("智能体没有返回事件流", "The agent gave no event stream");
-        let status_of = |status: StatusCode| match text {
+        let told_status = |status: StatusCode| match text {
             "" => format!("the backend answered with status {}", status.as_u16()),
             text => text.to_owned(),
         };
-        let (status, error, detail) = match self {
+        let (error, detail) = match self {
             Self::Unfit(UnfitResponse::Failed(status)) if status.is_client_error() => (
-                status,
                 say("智能体拒绝了请求", "The agent refused the request"),
-                status_of(status),
+                told_status(status),
             ),
-            Self::Unfit(UnfitResponse::Failed(status)) => (
-                status,
-                say("智能体出错了", "The agent failed"),
-                status_of(status),
-            ),
-            Self::Unfit(UnfitResponse::OtherStatus(status)) => {
-                (StatusCode::BAD_GATEWAY, no_stream, status_of(status))
+            Self::Unfit(UnfitResponse::Failed(status)) => {
+                (say("智能体出错了", "The agent failed"), told_status(status))
             }
-            Self::Unfit(UnfitResponse::OtherType) => (
-                StatusCode::BAD_GATEWAY,
-                no_stream,
-                status_of(StatusCode::OK),
-            ),
+            Self::Unfit(UnfitResponse::OtherStatus(status)) => (no_stream, told_status(status)),
+            Self::Unfit(UnfitResponse::OtherType) => (no_stream, told_status(StatusCode::OK)),
             Self::Unfit(UnfitResponse::Encoded) => (
-                StatusCode::BAD_GATEWAY,
                 say(
                     "智能体返回了压缩的事件流",
                     "The agent compressed its event stream",
@@ -140,7 +131,6 @@ impl StreamError {
                 "the backend's event stream has a content encoding".into(),
             ),
             Self::BrokeOff => (
-                StatusCode::BAD_GATEWAY,
                 say(
                     "智能体中断了响应",
                     "The agent broke off in the middle of its response",
@@ -148,13 +138,12 @@ impl StreamError {
                 "the backend broke off".into(),
             ),
             Self::Silent => (
-                StatusCode::GATEWAY_TIMEOUT,
                 say("智能体响应超时", "The agent takes too long"),
                 "the backend was silent for too long".into(),
             ),
             Self::LockLost(loss) => return Refusal::LockLost(loss).content(language),
         };
-        ErrorContent::new(status, error, detail, None)
+        ErrorContent::new(error, detail, None)
     }
 }
 
