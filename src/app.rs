@@ -21,7 +21,7 @@ use crate::admin::{AccessPolicy, AdminServer, StatusSource};
 use crate::answer::Answers;
 use crate::budget::Budget;
 use crate::config::listen::ListenAddress;
-use crate::config::{Config, ErrorLanguage, OnError, StoreAddress};
+use crate::config::{Config, ErrorsConfig, OnError, StoreAddress};
 use crate::drain::{self, Drain};
 use crate::journal::Journal;
 use crate::key::Keyspace;
@@ -171,7 +171,7 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
     let admin = admin_listener::serve(admin_listener, Arc::new(admin), admin_settings);
     let admin = tokio::spawn(admin);
     let latest = current.clone();
-    let language = move || latest.borrow().errors.language;
+    let errors = move || latest.borrow().errors.clone();
     let answers = Answers::new(&metrics);
     let workers = start_workers(&WorkerContext {
         make_answers: shared_answers(stores, &instance, answers.clone()),
@@ -192,7 +192,7 @@ pub fn start(config: Config) -> Result<RunningApp, StartError> {
         inboxes,
         ConnectionLimit::new(max_connections, metrics.connections()),
         &sinks,
-        language,
+        errors,
         settings,
     );
     Ok(RunningApp {
@@ -322,11 +322,11 @@ fn hand_over(
     inboxes: Vec<WorkerInbox>,
     limit: ConnectionLimit,
     sinks: &RecordSinks,
-    language: impl Fn() -> ErrorLanguage + Send + 'static,
+    errors: impl Fn() -> ErrorsConfig + Send + 'static,
     settings: Arc<ServeSettings>,
 ) -> impl FnMut(AcceptedConnection) + Send + 'static {
     let shedder = LoadShedder::default();
-    let refuse = proxy::refusing(sinks, language);
+    let refuse = proxy::refusing(sinks, errors);
     move |accepted| {
         let Some(permit) = limit.try_open() else {
             let response = refuse(&BadRequest::TOO_MANY_CONNECTIONS.into());

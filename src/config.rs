@@ -13,7 +13,7 @@ use crate::key::KeyTemplate;
 pub use admin::AdminConfig;
 pub use busy::{BusyConfig, BusyFormat, RetryAfter};
 pub use cors::{AllowedOrigin, CorsConfig};
-pub use errors::{ErrorLanguage, ErrorsConfig};
+pub use errors::{ErrorLanguage, ErrorsConfig, HelpUrl};
 pub use limits::{Limits, Timeouts};
 use listen::{ListenAddress, TlsConfig, TlsFiles};
 pub use lock::{
@@ -95,7 +95,7 @@ options! {
         store: StoreConfig = StoreConfig::default();
         /// The routes, in the order in which they are tried.
         routes: Vec<Route> = Vec::new();
-        /// The language of error responses.
+        /// The language of error responses, and where their reader finds help.
         errors: ErrorsConfig = ErrorsConfig::default();
         /// Which pages of other origins may read error responses.
         cors: CorsConfig = CorsConfig::default();

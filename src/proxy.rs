@@ -297,7 +297,10 @@ impl Proxy {
             Err(refusal) => {
                 let mut response = match record.is_early() {
                     true => Response::new(refusal.event(&format, language)),
-                    false => refusal.response(&format, language),
+                    false => {
+                        let help = self.config.errors.help_url.as_ref();
+                        refusal.response(&format, language, help)
+                    }
                 };
                 if let Some(origin) = &origin {
                     let headers = response.headers_mut();
@@ -547,6 +550,6 @@ impl Serve for Arc<ArcSwap<Proxy>> {
 
     fn refuse(&self, _: Option<IpAddr>, rejected: &RejectedRequest) -> Response<Bytes> {
         let proxy = self.load();
-        reject(rejected, proxy.config.errors.language, &proxy.sinks)
+        reject(rejected, &proxy.config.errors, &proxy.sinks)
     }
 }

@@ -92,7 +92,7 @@ const MOST_ORIGINS: usize = 256;
 
 /// The headers of error responses that a page may read.
 const EXPOSED: &str =
-    "retry-after, retry-after-ms, x-seriatim-busy-since, x-seriatim-error, x-seriatim-queue";
+    "link, retry-after, retry-after-ms, x-seriatim-busy-since, x-seriatim-error, x-seriatim-queue";
 
 // === impl RequestOrigin ===
 

@@ -4,13 +4,13 @@
 //! example the backend's address, goes to the log.
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, LINK, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use super::forward::ForwardError;
 use super::session::SessionError;
-use crate::config::BusyConfig;
+use crate::config::{BusyConfig, HelpUrl};
 use crate::key::SessionKey;
 use crate::listen::BadRequest;
 use crate::lock::{LockLoss, StoreError};
@@ -230,11 +230,12 @@ impl Refusal {
         }
     }
 
-    /// The error response in this format and this language.
+    /// The error response in this format and this language, with a link to the page `help`; `None`: without one.
     pub(super) fn response(
         &self,
         format: &ErrorFormat,
         language: SentenceLanguage,
+        help: Option<&HelpUrl>,
     ) -> Response<Bytes> {
         let content = self.content(language);
         let reason = self.outcome().as_str();
@@ -259,6 +260,9 @@ impl Refusal {
         }
         if self.is_final() {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
+        if let Some(link) = help.and_then(|help| help.link_to(reason)) {
+            headers.insert(LINK, link);
         }
         response
     }
@@ -560,6 +564,7 @@ mod tests {
         let response = refusal.response(
             &ErrorFormat::new(&config, None),
             SentenceLanguage::default(),
+            None,
         );
         assert_eq!(response.status(), 429, "the status of [busy]");
         for (name, value) in [

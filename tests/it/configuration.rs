@@ -255,6 +255,7 @@ unready_after = "1m 30s"
 
 [errors]
 language = "auto"
+help_url = "https://Wiki.example.com/errors?v=1"
 
 [cors]
 allow_origins = ["https://app.example.com", "http://localhost:3000"]

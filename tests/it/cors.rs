@@ -39,8 +39,9 @@ fn allowed(answer: &Answer) -> [Option<&str>; 3] {
 }
 
 const NOTHING: [Option<&str>; 3] = [None, None, None];
-const ERRORS: Option<&str> =
-    Some("retry-after, retry-after-ms, x-seriatim-busy-since, x-seriatim-error, x-seriatim-queue");
+const ERRORS: Option<&str> = Some(
+    "link, retry-after, retry-after-ms, x-seriatim-busy-since, x-seriatim-error, x-seriatim-queue",
+);
 
 /// A replica whose session `busy` is held by a request that no page has sent.
 async fn bench(config: &str) -> (Bench, Open) {
@@ -89,7 +90,7 @@ async fn an_error_response_allows_what_the_backend_allowed_to_the_same_origin() 
             Some(PAGE),
             Some("true"),
             Some(
-                "x-custom, Retry-After, retry-after-ms, x-seriatim-busy-since, x-seriatim-error, \
+                "x-custom, Retry-After, link, retry-after-ms, x-seriatim-busy-since, x-seriatim-error, \
                  x-seriatim-queue"
             )
         ],

@@ -1,10 +1,151 @@
-//! How the reader of an error response finds what its code means: `seriatim errors`, and the documentation.
+//! How the reader of an error response finds what its code means: the header `link` (`errors.help_url`) and
+//! `seriatim errors`.
 
 use std::collections::BTreeMap;
 
 use seriatim::outcome::ErrorCode;
 
-use crate::support::process::run;
+use crate::support::app::CHAT;
+use crate::support::bench::{Bench, Replicas, chat};
+use crate::support::client::{Answer, Client, Request};
+use crate::support::h2_client::{H2, turn};
+use crate::support::process::{Process, run};
+use crate::support::wait_for;
+
+const HELP: &str = "[errors]\nhelp_url = \"https://seriatim.example.com/troubleshooting.html\"\n";
+
+/// One route for each format of an error response.
+fn routes() -> String {
+    let route = |(path, busy): (&str, &str)| {
+        format!(
+            "[[routes]]\nname = \"{path}\"\npath = \"/{path}\"\nsession_id = [\"{{body:/s}}\"]\nbusy = {{ {busy} }}\n"
+        )
+    };
+    let formats = [
+        ("json", "status = 503"),
+        ("openai", "format = \"openai\""),
+        ("a2a", "format = \"json-rpc\", status = 200"),
+        ("ai-sdk", "format = \"ai-sdk\""),
+        ("ag-ui", "format = \"ag-ui\""),
+    ];
+    formats.map(route).concat()
+}
+
+/// The header that leads to the section about a code.
+fn link_to(code: &str) -> String {
+    format!("<https://seriatim.example.com/troubleshooting.html#{code}>; rel=\"help\"")
+}
+
+/// What an error response says of its code: the code, and the link to its section.
+fn told(answer: &Answer) -> (Option<&str>, Vec<&str>) {
+    (
+        answer.header("x-seriatim-error"),
+        answer.headers_named("link"),
+    )
+}
+
+/// Asserts that the response has this code, and a link to its section.
+fn assert_links(case: &str, answer: &Answer, code: &str) {
+    let link = link_to(code);
+    assert_eq!(told(answer), (Some(code), vec![&*link]), "{case}");
+}
+
+// === the header ===
+
+#[tokio::test]
+async fn every_error_response_links_to_the_section_of_its_code() {
+    let bench = Bench::start(&format!("{HELP}{CHAT}{}", routes())).await;
+    for path in ["json", "openai", "a2a", "ai-sdk", "ag-ui"] {
+        let request = Request::post(&format!("/{path}")).json("{");
+        assert_links(path, &bench.call(&request).await, "malformed_body");
+    }
+    let _held = bench.hold("s1").await;
+    let busy = bench.call(&Request::turn("s1", "plain:x")).await;
+    assert_links("a busy session", &busy, "session_busy");
+    let broken = bench.call(&Request::turn("s2", "close")).await;
+    assert_links("a broken backend", &broken, "upstream_unreachable");
+    let mut client = bench.client().await;
+    client.send_raw(b"GET / HTTP/1.1\r\nhost : a\r\n\r\n").await;
+    assert_links("no HTTP", &client.answer().await, "bad_request");
+
+    let mut client = H2::connect(bench.replica(0)).await;
+    let busy = client.call(turn("s1", "plain:x")).await;
+    assert_eq!(
+        busy.head.headers()["link"],
+        link_to("session_busy"),
+        "over HTTP/2"
+    );
+    let served = bench.call(&Request::turn("s3", "plain:x")).await;
+    assert_eq!(
+        (served.status, told(&served)),
+        (200, (None, vec![])),
+        "a response of the backend doesn't change"
+    );
+}
+
+#[tokio::test]
+async fn a_connection_beyond_the_limit_gets_the_link() {
+    let limit = "[limits]\nmax_connections = 1\n";
+    let bench = Bench::start(&format!("{HELP}{limit}{CHAT}")).await;
+    let mut first = bench.client().await;
+    assert_eq!(first.get("/free").await.status, 200, "it is served");
+    let mut second = Client::connect(bench.replica(0)).await;
+    second
+        .send_raw(b"GET /free HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await;
+    assert_links("the second", &second.answer().await, "overloaded");
+}
+
+#[tokio::test]
+async fn an_error_inside_an_event_stream_has_its_code_and_no_header() {
+    let lock = "[lock]\nblocking = true\nblocking_timeout = \"300ms\"\nkeep_alive = \"100ms\"\nstream = \"sse\"\n";
+    let bench = Bench::start(&format!("{HELP}{lock}{CHAT}")).await;
+    let _held = bench.hold("s1").await;
+    let waited = bench.call(&Request::turn("s1", "plain:x")).await;
+    assert_eq!(
+        (waited.status, told(&waited)),
+        (200, (None, vec![])),
+        "the head was sent before the error: {waited:?}"
+    );
+    let text = waited.text();
+    assert!(text.contains("\"reason\":\"wait_timeout\""), "{text}");
+}
+
+#[tokio::test]
+async fn without_the_option_no_error_response_has_a_link() {
+    let bench = Bench::start(CHAT).await;
+    let refused = bench.call(&chat("{")).await;
+    assert_eq!(told(&refused), (Some("malformed_body"), vec![]), "no link");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_sets_changes_and_removes_the_link() {
+    const APPLIED: &str = "new configuration applied";
+    let replicas = Replicas::on_redis().await;
+    let path = replicas.config("", "");
+    let text = std::fs::read_to_string(&path).expect("the configuration");
+    let process = Process::start(&path);
+    // A connection that is open all the time.
+    let mut kept = Client::connect(process.addr()).await;
+    let other = HELP.replace("seriatim.example.com", "wiki.example.com");
+    for (applied, table) in ["", HELP, &other, ""].into_iter().enumerate() {
+        if applied > 0 {
+            std::fs::write(&path, format!("{text}{table}")).expect("the file is written");
+            let is_applied = || process.times_logged(APPLIED) >= applied;
+            wait_for(is_applied, "the configuration is applied").await;
+        }
+        let link = table.lines().nth(1).map(|line| {
+            let url = line.split('"').nth(1).expect("a URL");
+            format!("<{url}#malformed_body>; rel=\"help\"")
+        });
+        let refused = kept.call(&chat("{")).await;
+        assert_eq!(
+            refused.header("link"),
+            link.as_deref(),
+            "after {applied} reloads"
+        );
+    }
+}
 
 // === the command ===
 
