@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import datetime
 
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
@@ -21,16 +22,20 @@ class Stop(BaseModel):
     session_id: str
 
 
+def log(line: str) -> None:
+    print(datetime.now().isoformat(), line, flush=True)
+
+
 async def answer(turn: Turn) -> AsyncIterator[str]:
     """A fake model: it says what it was told, word by word. Its log is the proof that no two turns of a session overlap."""
-    print(f"{turn.session_id} begins: {turn.input}", flush=True)
+    log(f"{turn.session_id} begins: {turn.input}")
     stopped.discard(turn.session_id)
     for word in f"You said: {turn.input}".split():
         yield f"data: {word}\n\n"
         await asyncio.sleep(0.5)
         if turn.session_id in stopped:
             break
-    print(f"{turn.session_id} ends: {turn.input}", flush=True)
+    log(f"{turn.session_id} ends: {turn.input}")
 
 
 @app.post("/chat")

@@ -7,14 +7,17 @@ if anything is otherwise than the README says, or if turns of a session overlapp
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import shlex
 import shutil
+import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
@@ -24,7 +27,7 @@ from backends import load  # noqa: E402
 from client import Call, Client  # noqa: E402
 from process import free_port, listens  # noqa: E402
 from protocol import Backend  # noqa: E402
-from readme import INSTALLED, Shell, Wrong, compare, copied, steps  # noqa: E402
+from readme import BLOCK_LIMIT, INSTALL_LIMIT, INSTALLED, Shell, Wrong, compare, copied, steps  # noqa: E402
 from record import until  # noqa: E402
 from turns import AiSdk, Chat, Mcp, Record, many, waiting  # noqa: E402
 
@@ -47,12 +50,32 @@ class Example:
     waits: bool = False
     # The ports for clients.
     doors: tuple[int, ...] = (8080,)
-    # Commands that stand for others.
+    # Where else programs are.
     path: tuple[Path, ...] = ()
-    env: dict[str, str] = field(default_factory=dict)
+    # A command that containers.py stands for.
+    tool: str = ""
+    # The network of a sidecar, with `tool`.
+    network: str = ""
+    # What can be seen without running anything.
+    check: Callable[[Path], None] = lambda folder: None
+    # What the agents wrote.
+    logs: tuple[str, ...] = ("agent.log",)
+
+
+def compose_file(folder: Path) -> None:
+    """compose.yaml has nothing but what the Compose specification has, and nginx is set up as the page about ingresses says."""
+    schema = ("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml")
+    checked = subprocess.run([sys.executable, "-m", schema[0].replace("-", "_"), *schema[1:]], cwd=folder, capture_output=True, text=True)
+    if checked.returncode:
+        raise Wrong(checked.stdout + checked.stderr)
+    page = (TOP / "docs/ingress.md").read_text()
+    ours = (folder / "nginx.conf").read_text().replace("agent-1:8080", "127.0.0.1:8080").replace("agent-2:8080", "127.0.0.1:8081")
+    if ours not in page:
+        raise Wrong("nginx.conf is the one of docs/ingress.md, with other addresses")
 
 
 EXAMPLES = {
+    "compose": Example(Chat, (8080,), waits=True, tool="docker", network="agent-1", check=compose_file, logs=(".containers/agent-1.log", ".containers/agent-2.log")),
     "fastapi": Example(Chat, (8080, 8000, 8001, 6379)),
     "adk": Example(lambda: load("adk"), (8080, 8000)),
     "ai-sdk": Example(AiSdk, (8080, 8000), path=(NODE,)),
@@ -61,14 +84,26 @@ EXAMPLES = {
 }
 
 
+def stand_in(tool: str, folder: Path) -> None:
+    """A command of this name that runs containers as processes."""
+    script = folder / ".bin" / tool
+    script.parent.mkdir()
+    words = shlex.join([sys.executable, str(TOP / "tests/examples/containers.py"), tool])
+    script.write_text(f"#!/bin/sh\nPYTHONPATH={shlex.quote(str(TOP / 'tests/backends'))} exec {words} \"$@\"\n")
+    script.chmod(0o755)
+
+
 async def tried(name: str) -> None:
     example = EXAMPLES[name]
+    example.check(TOP / "examples" / name)
     ports = {port: free_port() for port in (*example.ports, 9901)}
     shown = {str(new): str(old) for old, new in ports.items()}
     folder = TARGET / f"example-{name}"
     copied(TOP / "examples" / name, folder, ports)
-    path = os.pathsep.join(map(str, (*example.path, SERIATIM.parent, os.environ["PATH"])))
-    env = {"PATH": path, "SERIATIM__ADMIN__LISTEN": f"127.0.0.1:{ports[9901]}", **example.env}
+    if example.tool:
+        stand_in(example.tool, folder)
+    path = os.pathsep.join(map(str, (folder / ".bin", *example.path, SERIATIM.parent, os.environ["PATH"])))
+    env = {"PATH": path, "SERIATIM__ADMIN__LISTEN": f"127.0.0.1:{ports[9901]}", "SERIATIM": str(SERIATIM), "CONTAINERS": str(folder / ".containers"), "EXAMPLE": str(TOP / "examples" / name)}
     every = steps(folder / "README.md")
     if not every or every[-1].heading != CLEAN_UP:
         raise Wrong(f"the last commands of the README stand below “{CLEAN_UP}”")
@@ -77,15 +112,16 @@ async def tried(name: str) -> None:
         for step in every:
             if step.heading == CLEAN_UP:
                 break
-            output = await shell.run(step.commands)
+            output = await shell.run(step.commands, INSTALL_LIMIT if step is every[0] else BLOCK_LIMIT)
             for new, old in shown.items():
                 output = output.replace(new, old)
             compare(step, output, folder)
         backend = example.backend()
         urls = [f"http://127.0.0.1:{ports[port]}" for port in example.doors]
         clients = [await stack.enter_async_context(Client(url, backend.goes_on)) for url in urls]
-        record = Record(folder / "agent.log")
-        await many(backend, clients, record, example.waits, (lambda: waiting(ports[9901])) if example.waits else None)
+        record = Record([folder / log for log in example.logs])
+        admin = json.loads((folder / ".containers/state.json").read_text())["ports"][f"{example.network}:9901"] if example.tool else ports[9901]
+        await many(backend, clients, record, example.waits, (lambda: waiting(admin)) if example.waits else None)
         most = record.check()
         if most < 2:
             raise Wrong("turns of different sessions run at the same time")

@@ -26,11 +26,14 @@ class Record:
 
     LINE = re.compile(r"(\S+) (begins|ends): (.*\S)")
 
-    def __init__(self, log: Path) -> None:
-        self.log = log
+    def __init__(self, logs: list[Path]) -> None:
+        self.logs = logs
 
     def lines(self) -> list[tuple[str, str, str]]:
-        return [match.groups() for line in self.log.read_text(errors="replace").splitlines() if (match := self.LINE.search(line))]  # type: ignore[misc]
+        lines = [line for log in self.logs for line in log.read_text(errors="replace").splitlines()]
+        # Lines of several agents begin with their time.
+        lines = sorted(lines) if len(self.logs) > 1 else lines
+        return [match.groups() for line in lines if (match := self.LINE.search(line))]  # type: ignore[misc]
 
     def begun(self, text: str) -> bool:
         return any(what == "begins" and said == text for _, what, said in self.lines())

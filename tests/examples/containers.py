@@ -1,0 +1,277 @@
+"""Containers as processes, for machines without Docker and without a cluster.
+
+Stands for `docker compose` and for `kubectl`, with what the examples' READMEs use of them. It reads compose.yaml or the
+manifests, and the Dockerfiles. Each network (of a container, of a pod) has its own ports: every address HOST:PORT that a
+container is given becomes a free port on the loopback address. $CONTAINERS is the folder with the state.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import yaml
+from process import free_port
+
+TOP = Path(__file__).resolve().parents[2]
+STATE = Path(os.environ["CONTAINERS"])
+# For the packages of all images.
+VENV = STATE.parent / "venv"
+SERIATIM = os.environ["SERIATIM"]
+# For a container to be healthy.
+LIMIT = 120.0
+
+
+@dataclass
+class Container:
+    """A container, with the words of its image and of the file that describes it."""
+
+    name: str
+    # Whose network it has.
+    network: str
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    # By the path in the container: a file or a folder of this machine.
+    mounts: dict[str, str] = field(default_factory=dict)
+    workdir: str = "/"
+    # A command, or the URL of a probe.
+    health: list[str] = field(default_factory=list)
+    pid: int = 0
+
+    @property
+    def root(self) -> Path:
+        """The folder that stands for its file system."""
+        return STATE / self.name
+
+    @property
+    def log(self) -> Path:
+        return STATE / f"{self.name}.log"
+
+
+class World:
+    """All containers, and the port of this machine for each of their ports. It is kept in a file between commands."""
+
+    def __init__(self) -> None:
+        STATE.mkdir(parents=True, exist_ok=True)
+        self.file = STATE / "state.json"
+        saved = json.loads(self.file.read_text()) if self.file.exists() else {"containers": [], "ports": {}, "aliases": {}}
+        self.containers = {entry["name"]: Container(**entry) for entry in saved["containers"]}
+        # By network and port, as "agent-1:8000".
+        self.ports: dict[str, int] = saved["ports"]
+        # Names that mean a network.
+        self.aliases: dict[str, str] = saved["aliases"]
+
+    def save(self) -> None:
+        self.file.write_text(json.dumps({"containers": [asdict(c) for c in self.containers.values()], "ports": self.ports, "aliases": self.aliases}))
+
+    def port(self, network: str, port: str | int) -> int:
+        return self.ports.setdefault(f"{network}:{port}", free_port())
+
+    def here(self, text: str, network: str) -> str:
+        """A text for a container of this network, with the addresses of this machine."""
+        names = "|".join(re.escape(name) for name in (*self.aliases, "127.0.0.1", "0.0.0.0", "localhost"))
+
+        def address(match: re.Match[str]) -> str:
+            return f"127.0.0.1:{self.port(self.aliases.get(match[1], network), match[2])}"
+
+        text = re.sub(rf"(?<![\w.-])({names}):(\d+)\b", address, text)
+        text = re.sub(r"\blisten (\d+);", lambda match: f"listen 127.0.0.1:{self.port(network, match[1])};", text)
+        text = re.sub(r"--host (\S+)", "--host 127.0.0.1", text)
+        return re.sub(r"--port (\d+)", lambda match: f"--port {self.port(network, match[1])}", text)
+
+    def spawned(self, container: Container, words: list[str], **options: object) -> subprocess.Popen[bytes]:
+        """Runs a command in a container."""
+        for inside, outside in container.mounts.items():
+            place = container.root / inside.lstrip("/")
+            files = [file for file in Path(outside).rglob("*") if file.is_file()] if Path(outside).is_dir() else [Path(outside)]
+            for file in files:
+                target = place / file.relative_to(outside) if Path(outside).is_dir() else place
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(self.here(file.read_text(), container.network))
+        folder = container.root / container.workdir.lstrip("/")
+        folder.mkdir(parents=True, exist_ok=True)
+        line = self.here(shlex.join(words), container.network)
+        # Paths that the container has.
+        for inside in container.mounts:
+            line = line.replace(inside, str(container.root / inside.lstrip("/")))
+        words = shlex.split(line)
+        words[0] = SERIATIM if words[0] == "/seriatim" else words[0]
+        environment = {name: self.here(value, container.network) for name, value in container.environment.items()}
+        # The admin interface's default is an address, too.
+        environment.setdefault("SERIATIM__ADMIN__LISTEN", f"127.0.0.1:{self.port(container.network, 9901)}")
+        # The variables of the test itself are not the container's.
+        own = {name: value for name, value in os.environ.items() if not name.startswith("SERIATIM__") or name == "SERIATIM__LOCK__ENFORCE"}
+        return subprocess.Popen(words, cwd=folder, env={**own, **environment, "PATH": f"{VENV / 'bin'}:{os.environ['PATH']}"}, **options)  # type: ignore[call-overload]
+
+    def start(self, container: Container) -> None:
+        with container.log.open("ab") as log:
+            process = self.spawned(container, container.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        container.pid = process.pid
+        self.containers[container.name] = container
+
+    def wait(self, container: Container) -> None:
+        """Waits until a container is healthy."""
+        end = time.monotonic() + LIMIT
+        while not self.healthy(container):
+            if time.monotonic() > end or ended(container.pid):
+                sys.exit(f"{container.name} is not healthy:\n{container.log.read_text(errors='replace')[-3000:]}")
+            time.sleep(0.1)
+
+    def healthy(self, container: Container) -> bool:
+        if not container.health:
+            return True
+        if not container.health[0].startswith("http:"):
+            return self.spawned(container, container.health, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait() == 0
+        try:
+            with urllib.request.urlopen(self.here(container.health[0], container.network), timeout=5):
+                return True
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        for container in reversed(self.containers.values()):
+            try:
+                os.kill(container.pid, signal.SIGTERM)
+            except ProcessLookupError:
+                continue
+            end = time.monotonic() + LIMIT
+            while not ended(container.pid):
+                if time.monotonic() > end:
+                    os.kill(container.pid, signal.SIGKILL)
+                time.sleep(0.05)
+        self.containers = {}
+
+
+def ended(pid: int) -> bool:
+    try:
+        # A child that has ended stays until it is asked for.
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        pass
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+# === images ===
+
+
+def built(container: Container, context: Path) -> None:
+    """What a Dockerfile says of its last stage: packages, files, and the command where none is given."""
+    entrypoint: list[str] = []
+    command: list[str] = []
+    for line in (context / "Dockerfile").read_text().splitlines():
+        instruction, _, rest = line.partition(" ")
+        words = rest.split()
+        if instruction == "FROM":
+            entrypoint, command = [], []
+        elif instruction == "RUN" and words[:2] == ["pip", "install"]:
+            wanted, note = [word for word in words[2:] if not word.startswith("-")], VENV / "installed"
+            if not note.exists() or note.read_text() != rest:
+                subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True)
+                subprocess.run([VENV / "bin/pip", "install", "--quiet", "--disable-pip-version-check", *wanted], check=True)
+                note.write_text(rest)
+        elif instruction == "WORKDIR":
+            container.workdir = rest
+        elif instruction == "COPY" and not words[0].startswith("--") and words[1] == ".":
+            (container.root / container.workdir.lstrip("/")).mkdir(parents=True, exist_ok=True)
+            (container.root / container.workdir.lstrip("/") / words[0]).write_text((context / words[0]).read_text())
+        elif instruction == "ENTRYPOINT":
+            entrypoint = json.loads(rest)
+        elif instruction == "CMD":
+            command = json.loads(rest)
+    container.command = entrypoint + (container.command or command)
+
+
+def pulled(world: World, container: Container, image: str) -> None:
+    """The programs of this machine that stand for images of a registry."""
+    name = image.rpartition("/")[2].partition(":")[0]
+    if name == "redis":
+        container.command = container.command or ["redis-server"]
+        container.command += ["--port", "6379", "--bind", "127.0.0.1", "--save", ""]
+    elif name == "nginx":
+        # Its main file includes those of conf.d.
+        main = container.root / "nginx.conf"
+        main.parent.mkdir(parents=True, exist_ok=True)
+        places = " ".join(f"{what}_temp_path temp-{what};" for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+        main.write_text(f"pid nginx.pid; events {{}} http {{ access_log off; {places} include etc/nginx/conf.d/*.conf; }}")
+        container.command = ["nginx", "-p", str(container.root), "-c", str(main), "-e", "stderr", "-g", "daemon off;"]
+    else:
+        sys.exit(f"nothing on this machine stands for the image {image}")
+
+
+# === docker compose ===
+
+
+def compose(words: list[str]) -> None:
+    world = World()
+    command, names = words[0], [word for word in words[1:] if not word.startswith("-")]
+    if command == "up":
+        source = Path(os.environ["EXAMPLE"])
+        text = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda match: os.environ.get(match[1]) or match[2], Path("compose.yaml").read_text())
+        services = yaml.safe_load(text)["services"]
+        world.aliases = {name: name for name in services}
+        while waiting := [name for name in services if name not in world.containers]:
+            ready = [name for name in waiting if set(needs(services[name])) <= world.containers.keys()]
+            for name in ready:
+                service = services[name]
+                container = Container(name, service.get("network_mode", "").removeprefix("service:") or name, service.get("command", []))
+                container.environment = service.get("environment", {})
+                for volume in service.get("volumes", []):
+                    outside, inside, _ = volume.split(":")
+                    container.mounts[inside] = str(Path(outside).resolve())
+                container.health = service.get("healthcheck", {}).get("test", ["CMD"])[1:]
+                for port in service.get("ports", []):
+                    outside, inside = port.split(":")
+                    world.ports[f"{name}:{inside}"] = int(outside)
+                if "build" in service:
+                    built(container, (source / service["build"]).resolve())
+                else:
+                    pulled(world, container, service["image"])
+                for need, condition in needs(service).items():
+                    if condition == "service_healthy":
+                        world.wait(world.containers[need])
+                world.start(container)
+            if not ready:
+                sys.exit(f"{waiting} wait for each other")
+        for container in world.containers.values():
+            world.wait(container)
+    elif command == "exec":
+        container = world.containers[names[0]]
+        sys.exit(world.spawned(container, names[1:]).wait())
+    elif command == "logs":
+        for name in names:
+            sys.stdout.write(world.containers[name].log.read_text())
+    elif command == "down":
+        world.stop()
+    else:
+        sys.exit(f"docker compose {command} is not known here")
+    world.save()
+
+
+def needs(service: dict) -> dict[str, str]:
+    """The services that start before this one, each with the condition."""
+    found = {name: entry["condition"] for name, entry in service.get("depends_on", {}).items()}
+    if network := service.get("network_mode", "").removeprefix("service:"):
+        found.setdefault(network, "service_started")
+    return found
+
+
+if __name__ == "__main__":
+    # As for other commands, a reader that has seen enough is no error.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    tool, *words = sys.argv[1:]
+    if tool == "docker" and words[:1] == ["compose"]:
+        compose(words[1:])
+    else:
+        sys.exit(f"{tool} {' '.join(words)} is not known here")
