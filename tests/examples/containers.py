@@ -1,17 +1,19 @@
 """Containers as processes, for machines without Docker and without a cluster.
 
-Stands for `docker compose` and for `kubectl`, with what the examples' READMEs use of them. It reads compose.yaml or the
+Stands for `docker`, `kind` and `kubectl`, with what the examples' READMEs use of them. It reads compose.yaml or the
 manifests, and the Dockerfiles. Each network (of a container, of a pod) has its own ports: every address HOST:PORT that a
 container is given becomes a free port on the loopback address. $CONTAINERS is the folder with the state.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -43,7 +45,7 @@ class Container:
     # By the path in the container: a file or a folder of this machine.
     mounts: dict[str, str] = field(default_factory=dict)
     workdir: str = "/"
-    # A command, or the URL of a probe.
+    # A command, or the address of a probe: http://HOST:PORT/PATH or tcp:HOST:PORT.
     health: list[str] = field(default_factory=list)
     pid: int = 0
 
@@ -63,15 +65,18 @@ class World:
     def __init__(self) -> None:
         STATE.mkdir(parents=True, exist_ok=True)
         self.file = STATE / "state.json"
-        saved = json.loads(self.file.read_text()) if self.file.exists() else {"containers": [], "ports": {}, "aliases": {}}
+        saved = json.loads(self.file.read_text()) if self.file.exists() else {"containers": [], "ports": {}, "aliases": {}, "images": {}}
         self.containers = {entry["name"]: Container(**entry) for entry in saved["containers"]}
         # By network and port, as "agent-1:8000".
         self.ports: dict[str, int] = saved["ports"]
         # Names that mean a network.
         self.aliases: dict[str, str] = saved["aliases"]
+        # By name: the folder from which an image was built.
+        self.images: dict[str, str] = saved["images"]
 
     def save(self) -> None:
-        self.file.write_text(json.dumps({"containers": [asdict(c) for c in self.containers.values()], "ports": self.ports, "aliases": self.aliases}))
+        containers = [asdict(container) for container in self.containers.values()]
+        self.file.write_text(json.dumps({"containers": containers, "ports": self.ports, "aliases": self.aliases, "images": self.images}))
 
     def port(self, network: str, port: str | int) -> int:
         return self.ports.setdefault(f"{network}:{port}", free_port())
@@ -129,6 +134,10 @@ class World:
     def healthy(self, container: Container) -> bool:
         if not container.health:
             return True
+        if container.health[0].startswith("tcp:"):
+            host, port = self.here(container.health[0].removeprefix("tcp:"), container.network).split(":")
+            with socket.socket() as client:
+                return client.connect_ex((host, int(port))) == 0
         if not container.health[0].startswith("http:"):
             return self.spawned(container, container.health, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait() == 0
         try:
@@ -213,11 +222,25 @@ def pulled(world: World, container: Container, image: str) -> None:
 # === docker compose ===
 
 
+def build(words: list[str]) -> None:
+    """`docker build --tag NAME FOLDER`: what is installed is installed when a container starts."""
+    world = World()
+    folder, name = words[-1], words[words.index("--tag") + 1]
+    world.images[name] = str(source(folder))
+    if not (Path(world.images[name]) / "Dockerfile").exists():
+        sys.exit(f"{folder} has no Dockerfile")
+    world.save()
+
+
+def source(path: str) -> Path:
+    """What a path of the example means, whose copy is somewhere else."""
+    return (Path(os.environ["EXAMPLE"]) / path if path.startswith("..") else Path(path)).resolve()
+
+
 def compose(words: list[str]) -> None:
     world = World()
     command, names = words[0], [word for word in words[1:] if not word.startswith("-")]
     if command == "up":
-        source = Path(os.environ["EXAMPLE"])
         text = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda match: os.environ.get(match[1]) or match[2], Path("compose.yaml").read_text())
         services = yaml.safe_load(text)["services"]
         world.aliases = {name: name for name in services}
@@ -235,7 +258,7 @@ def compose(words: list[str]) -> None:
                     outside, inside = port.split(":")
                     world.ports[f"{name}:{inside}"] = int(outside)
                 if "build" in service:
-                    built(container, (source / service["build"]).resolve())
+                    built(container, source(service["build"]))
                 else:
                     pulled(world, container, service["image"])
                 for need, condition in needs(service).items():
@@ -267,11 +290,120 @@ def needs(service: dict) -> dict[str, str]:
     return found
 
 
+# === kubectl ===
+
+
+def kubectl(words: list[str]) -> None:
+    world = World()
+    command, options = words[0], words[1:]
+    value = lambda option: options[options.index(option) + 1]  # noqa: E731
+    files = [options[at + 1] for at, word in enumerate(options) if word == "-f"]
+    documents = [document for file in files for document in yaml.safe_load_all(source(file).read_text())]
+    if command == "apply":
+        workloads = [document for document in documents if document["kind"] == "Deployment"]
+        for service in (document for document in documents if document["kind"] == "Service"):
+            for workload in workloads:
+                if service["spec"]["selector"].items() <= workload["spec"]["template"]["metadata"]["labels"].items():
+                    world.aliases[service["metadata"]["name"]] = pod_names(workload)[0]
+        maps = {document["metadata"]["name"]: document["data"] for document in documents if document["kind"] == "ConfigMap"}
+        for workload in workloads:
+            for pod in pod_names(workload):
+                for described in containers_of(workload):
+                    apply(world, workload, pod, described, maps)
+    elif command == "wait":
+        for container in list(world.containers.values()):
+            world.wait(container)
+    elif command == "get":
+        # pods, all of them but those of Redis: those that have a sidecar.
+        print("\n".join(f"pod/{name.removesuffix('.seriatim')}" for name in world.containers if name.endswith(".seriatim")))
+    elif command == "logs":
+        for name, container in world.containers.items():
+            if name.endswith(f".{value('-c')}"):
+                sys.stdout.write(container.log.read_text())
+    elif command == "exec":
+        deployment = options[0].removeprefix("deployment/")
+        container = world.containers[f"{deployment}-0.{value('-c')}"]
+        sys.exit(world.spawned(container, options[options.index("--") + 1 :]).wait())
+    elif command == "port-forward":
+        here, there = options[1].split(":")
+        asyncio.run(forward(int(here), world.ports[f"{options[0].removeprefix('pod/')}:{there}"]))
+    elif command == "delete":
+        world.stop()
+    else:
+        sys.exit(f"kubectl {command} is not known here")
+    world.save()
+
+
+def pod_names(workload: dict) -> list[str]:
+    return [f"{workload['metadata']['name']}-{number}" for number in range(workload["spec"]["replicas"])]
+
+
+def containers_of(workload: dict) -> list[dict]:
+    """In the order in which they start."""
+    spec = workload["spec"]["template"]["spec"]
+    return spec.get("initContainers", []) + spec["containers"]
+
+
+def apply(world: World, workload: dict, pod: str, described: dict, maps: dict[str, dict[str, str]]) -> None:
+    """Starts a container of a pod."""
+    container = Container(f"{pod}.{described['name']}", pod, described.get("args", []))
+    fields = {"metadata.name": pod, "metadata.namespace": "default"}
+    for entry in described.get("env", []):
+        given = entry["value"] if "value" in entry else fields[entry["valueFrom"]["fieldRef"]["fieldPath"]]
+        container.environment[entry["name"]] = re.sub(r"\$\((\w+)\)", lambda match: container.environment[match[1]], given)
+    volumes = {volume["name"]: volume for volume in workload["spec"]["template"]["spec"].get("volumes", [])}
+    for mount in described.get("volumeMounts", []):
+        name = volumes[mount["name"]]["configMap"]["name"]
+        folder = STATE / "configmaps" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for key, text in maps[name].items():
+            (folder / key).write_text(text)
+        container.mounts[mount["mountPath"]] = str(folder)
+    probe = described.get("readinessProbe", {})
+    if http := probe.get("httpGet"):
+        container.health = [f"http://127.0.0.1:{http['port']}{http['path']}"]
+    elif tcp := probe.get("tcpSocket"):
+        container.health = [f"tcp:127.0.0.1:{tcp['port']}"]
+    if described["image"] in world.images:
+        built(container, Path(world.images[described["image"]]))
+    else:
+        pulled(world, container, described["image"])
+    world.start(container)
+
+
+async def forward(here: int, there: int) -> None:
+    """Passes connections on, until it is ended."""
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while piece := await reader.read(1 << 16):
+                writer.write(piece)
+                await writer.drain()
+        except OSError:
+            pass
+        finally:
+            writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        other, to_other = await asyncio.open_connection("127.0.0.1", there)
+        await asyncio.gather(copy(reader, to_other), copy(other, writer))
+
+    async with await asyncio.start_server(accept, "127.0.0.1", here) as server:
+        await server.serve_forever()
+
+
 if __name__ == "__main__":
     # As for other commands, a reader that has seen enough is no error.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     tool, *words = sys.argv[1:]
     if tool == "docker" and words[:1] == ["compose"]:
         compose(words[1:])
+    elif tool == "docker" and words[:1] == ["build"]:
+        build(words[1:])
+    elif tool == "kind" and words[:2] == ["load", "docker-image"]:
+        if unknown := set(words[2:]) - World().images.keys():
+            sys.exit(f"nobody has built {unknown}")
+    elif tool == "kubectl":
+        kubectl(words)
     else:
         sys.exit(f"{tool} {' '.join(words)} is not known here")

@@ -20,6 +20,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import kubernetes_validate
+import yaml
+
 TOP = Path(__file__).resolve().parents[2]
 sys.path.append(str(TOP / "tests/backends"))
 
@@ -52,9 +55,7 @@ class Example:
     doors: tuple[int, ...] = (8080,)
     # Where else programs are.
     path: tuple[Path, ...] = ()
-    # A command that containers.py stands for.
-    tool: str = ""
-    # The network of a sidecar, with `tool`.
+    # Whether its commands start containers. Then this is the network of a sidecar.
     network: str = ""
     # What can be seen without running anything.
     check: Callable[[Path], None] = lambda folder: None
@@ -74,11 +75,20 @@ def compose_file(folder: Path) -> None:
         raise Wrong("nginx.conf is the one of docs/ingress.md, with other addresses")
 
 
+def manifests(folder: Path) -> None:
+    """Kubernetes would take redis.yaml."""
+    for document in yaml.safe_load_all((folder / "redis.yaml").read_text()):
+        kubernetes_validate.validate(document, "1.29", strict=True)
+
+
 EXAMPLES = {
-    "compose": Example(Chat, (8080,), waits=True, tool="docker", network="agent-1", check=compose_file, logs=(".containers/agent-1.log", ".containers/agent-2.log")),
+    "compose": Example(Chat, (8080,), waits=True, network="agent-1", check=compose_file, logs=(".containers/agent-1.log", ".containers/agent-2.log")),
     "fastapi": Example(Chat, (8080, 8000, 8001, 6379)),
     "adk": Example(lambda: load("adk"), (8080, 8000)),
     "ai-sdk": Example(AiSdk, (8080, 8000), path=(NODE,)),
+    "kubernetes": Example(
+        Chat, (8081, 8082), doors=(8081, 8082), network="seriatim-0", check=manifests, logs=(".containers/seriatim-0.agent.log", ".containers/seriatim-1.agent.log")
+    ),
     "langgraph": Example(lambda: load("langgraph"), (8080, 2024)),
     "mcp": Example(Mcp, (8080, 8000), waits=True),
 }
@@ -87,7 +97,7 @@ EXAMPLES = {
 def stand_in(tool: str, folder: Path) -> None:
     """A command of this name that runs containers as processes."""
     script = folder / ".bin" / tool
-    script.parent.mkdir()
+    script.parent.mkdir(exist_ok=True)
     words = shlex.join([sys.executable, str(TOP / "tests/examples/containers.py"), tool])
     script.write_text(f"#!/bin/sh\nPYTHONPATH={shlex.quote(str(TOP / 'tests/backends'))} exec {words} \"$@\"\n")
     script.chmod(0o755)
@@ -100,8 +110,9 @@ async def tried(name: str) -> None:
     shown = {str(new): str(old) for old, new in ports.items()}
     folder = TARGET / f"example-{name}"
     copied(TOP / "examples" / name, folder, ports)
-    if example.tool:
-        stand_in(example.tool, folder)
+    if example.network:
+        for tool in ("docker", "kind", "kubectl"):
+            stand_in(tool, folder)
     path = os.pathsep.join(map(str, (folder / ".bin", *example.path, SERIATIM.parent, os.environ["PATH"])))
     env = {"PATH": path, "SERIATIM__ADMIN__LISTEN": f"127.0.0.1:{ports[9901]}", "SERIATIM": str(SERIATIM), "CONTAINERS": str(folder / ".containers"), "EXAMPLE": str(TOP / "examples" / name)}
     every = steps(folder / "README.md")
@@ -120,7 +131,7 @@ async def tried(name: str) -> None:
         urls = [f"http://127.0.0.1:{ports[port]}" for port in example.doors]
         clients = [await stack.enter_async_context(Client(url, backend.goes_on)) for url in urls]
         record = Record([folder / log for log in example.logs])
-        admin = json.loads((folder / ".containers/state.json").read_text())["ports"][f"{example.network}:9901"] if example.tool else ports[9901]
+        admin = json.loads((folder / ".containers/state.json").read_text())["ports"][f"{example.network}:9901"] if example.network else ports[9901]
         await many(backend, clients, record, example.waits, (lambda: waiting(admin)) if example.waits else None)
         most = record.check()
         if most < 2:
