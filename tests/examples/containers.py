@@ -97,9 +97,8 @@ class World:
         """Runs a command in a container."""
         for inside, outside in container.mounts.items():
             place = container.root / inside.lstrip("/")
-            files = [file for file in Path(outside).rglob("*") if file.is_file()] if Path(outside).is_dir() else [Path(outside)]
-            for file in files:
-                target = place / file.relative_to(outside) if Path(outside).is_dir() else place
+            for file in [file for file in (Path(outside), *Path(outside).rglob("*")) if file.is_file()]:
+                target = place / file.relative_to(outside)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(self.here(file.read_text(), container.network))
         folder = container.root / container.workdir.lstrip("/")
@@ -114,8 +113,9 @@ class World:
         # The admin interface's default is an address, too.
         environment.setdefault("SERIATIM__ADMIN__LISTEN", f"127.0.0.1:{self.port(container.network, 9901)}")
         # The variables of the test itself are not the container's.
-        own = {name: value for name, value in os.environ.items() if not name.startswith("SERIATIM__") or name == "SERIATIM__LOCK__ENFORCE"}
-        return subprocess.Popen(words, cwd=folder, env={**own, **environment, "PATH": f"{VENV / 'bin'}:{os.environ['PATH']}"}, **options)  # type: ignore[call-overload]
+        own = {name: value for name, value in os.environ.items() if name != "SERIATIM__ADMIN__LISTEN"}
+        own["PATH"] = f"{VENV / 'bin'}:{own['PATH']}"
+        return subprocess.Popen(words, cwd=folder, env={**own, **environment}, **options)  # type: ignore[call-overload]
 
     def start(self, container: Container) -> None:
         with container.log.open("ab") as log:
@@ -244,6 +244,13 @@ def compose(words: list[str]) -> None:
         text = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda match: os.environ.get(match[1]) or match[2], Path("compose.yaml").read_text())
         services = yaml.safe_load(text)["services"]
         world.aliases = {name: name for name in services}
+        for name, service in services.items():
+            if "build" in service:
+                image = service.get("image", name)
+                # Docker builds both at once, and one of them fails.
+                if image in world.images:
+                    sys.exit(f"two services build {image}")
+                world.images[image] = str(source(service["build"]))
         while waiting := [name for name in services if name not in world.containers]:
             ready = [name for name in waiting if set(needs(services[name])) <= world.containers.keys()]
             for name in ready:
@@ -257,8 +264,8 @@ def compose(words: list[str]) -> None:
                 for port in service.get("ports", []):
                     outside, inside = port.split(":")
                     world.ports[f"{name}:{inside}"] = int(outside)
-                if "build" in service:
-                    built(container, source(service["build"]))
+                if service.get("image", name) in world.images:
+                    built(container, Path(world.images[service.get("image", name)]))
                 else:
                     pulled(world, container, service["image"])
                 for need, condition in needs(service).items():

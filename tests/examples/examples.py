@@ -73,7 +73,9 @@ def compose_file(folder: Path) -> None:
     if checked.returncode:
         raise Wrong(checked.stdout + checked.stderr)
     page = (TOP / "docs/ingress.md").read_text()
-    ours = (folder / "nginx.conf").read_text().replace("agent-1:8080", "127.0.0.1:8080").replace("agent-2:8080", "127.0.0.1:8081")
+    # Without what the README's order of replicas needs.
+    ours = re.sub(r" +zone .*\n", "", (folder / "nginx.conf").read_text())
+    ours = ours.replace("agent-1:8080", "127.0.0.1:8080").replace("agent-2:8080", "127.0.0.1:8081")
     if ours not in page:
         raise Wrong("nginx.conf is the one of docs/ingress.md, with other addresses")
 
@@ -90,7 +92,12 @@ EXAMPLES = {
     "adk": Example(lambda: load("adk"), (8080, 8000)),
     "ai-sdk": Example(AiSdk, (8080, 8000), path=(NODE,)),
     "kubernetes": Example(
-        Chat, (8081, 8082), doors=(8081, 8082), network="seriatim-0", check=manifests, logs=(".containers/seriatim-0.agent.log", ".containers/seriatim-1.agent.log")
+        Chat,
+        (8081, 8082),
+        doors=(8081, 8082),
+        network="seriatim-0",
+        check=manifests,
+        logs=(".containers/seriatim-0.agent.log", ".containers/seriatim-1.agent.log"),
     ),
     "langgraph": Example(lambda: load("langgraph"), (8080, 2024)),
     "mcp": Example(Mcp, (8080, 8000), waits=True),
@@ -117,7 +124,9 @@ async def tried(name: str) -> None:
         for tool in ("docker", "kind", "kubectl"):
             stand_in(tool, folder)
     path = os.pathsep.join(map(str, (folder / ".bin", *example.path, SERIATIM.parent, os.environ["PATH"])))
-    env = {"PATH": path, "SERIATIM__ADMIN__LISTEN": f"127.0.0.1:{ports[9901]}", "SERIATIM": str(SERIATIM), "CONTAINERS": str(folder / ".containers"), "EXAMPLE": str(TOP / "examples" / name)}
+    env = {"PATH": path, "SERIATIM__ADMIN__LISTEN": f"127.0.0.1:{ports[9901]}"}
+    # For containers.py.
+    env |= {"SERIATIM": str(SERIATIM), "CONTAINERS": str(folder / ".containers"), "EXAMPLE": str(TOP / "examples" / name)}
     every = steps(folder / "README.md")
     if not every or every[-1].heading != CLEAN_UP:
         raise Wrong(f"the last commands of the README stand below “{CLEAN_UP}”")
