@@ -23,7 +23,7 @@ from cloudcoil.models.keda.v1alpha1 import ScaledObject
 TOP = Path(__file__).resolve().parents[2]
 CHART = TOP / "helm/seriatim"
 MANIFEST = TOP / "helm/seriatim.yaml"
-OWN_CHART = TOP / "helm/examples/own-chart"
+OWN_CHART = TOP / "examples/own-chart"
 VALUES = Path(__file__).parent / "values"
 BINARY = os.path.abspath(os.environ.get("SERIATIM", TOP / "target/debug/seriatim"))
 # The oldest with native sidecars by default, and the newest one, whose preStop hooks can sleep.
@@ -181,7 +181,7 @@ def seconds(text):
 
 def manifest():
     """The plain manifest: the chart's, without what is Helm's."""
-    values = load(TOP / "helm/examples/manifest.yaml")
+    values = load(TOP / "examples/kubernetes/values.yaml")
     rendered = texts(values, name="seriatim", namespace="default")
     parts = []
     for path, text in sorted(rendered.items()):
