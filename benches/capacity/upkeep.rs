@@ -83,7 +83,7 @@ async fn commands(servers: &mut Servers, options: &Options) -> Result<(), Failur
             }
             let reply = client.store.watch(client.instance(), some).await?;
             for state in reply {
-                if state.is_none_or(|state| state.present != waiters_each) {
+                if state.is_none_or(|state| !state.missing.is_empty()) {
                     return Err("a waiting turn has no place in its queue".into());
                 }
             }

@@ -6,8 +6,13 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
+use super::ClaimId;
+
 /// A map by numbers that nobody outside the process chooses.
 pub(super) type NumberMap<T> = HashMap<u64, T, BuildHasherDefault<NumberHasher>>;
+
+/// A map by claims of this process, of whose ids each is two such numbers.
+pub(super) type ClaimMap<T> = HashMap<ClaimId, T, BuildHasherDefault<NumberHasher>>;
 
 /// Spreads consecutive numbers, or every sixteenth, over the whole hash.
 #[derive(Debug, Default)]

@@ -5,8 +5,12 @@
 //! queues of the instance, with one command for many of them. It marks the instance's waiters as
 //! alive, and finds locks whose message was lost, whose holder doesn't know queues, or whose holder's
 //! instance is dead.
+//!
+//! Invariant: a turn that joins or leaves its queue looks at no other turn, so it costs the same in a long queue as in a
+//! short one. Only the watch goes through all of them, at its interval.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::iter::repeat;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,10 +35,13 @@ pub(super) struct WaitQueue(Arc<WaitQueueState>);
 
 #[derive(Debug, Default)]
 struct WaitQueueState {
-    waiters: Mutex<HashMap<SessionKey, Vec<LocalWaiter>>>,
+    waiters: Mutex<HashMap<SessionKey, SessionWaiters>>,
     /// Notified when the first turn begins to wait.
     first_waiter: Notify,
 }
+
+/// The turns of this instance that wait for one session, by the numbers of their claims.
+type SessionWaiters = BTreeMap<u64, LocalWaiter>;
 
 #[derive(Debug)]
 struct LocalWaiter {
@@ -64,10 +71,6 @@ const PLACE_AGE: Duration = WATCH_INTERVAL.saturating_mul(4);
 /// The shortest pause between two rounds.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
-/// After how many rounds in a row all waiters of a session ask the store again, because turns that were served may hide a
-/// waiter that lost its place: five seconds. So many requests for so short turns are rare, and asking is dear.
-const SHORT_ROUNDS: usize = 10;
-
 /// How many queues one command watches: about half a millisecond in which the store serves nobody
 /// else.
 const BATCH: usize = 100;
@@ -87,12 +90,13 @@ impl WaitQueue {
         let mut waiters = self.0.waiters.lock();
         let was_empty = waiters.is_empty();
         let of_session = waiters.entry(claim.key.clone()).or_default();
-        of_session.push(LocalWaiter {
+        let waiter = LocalWaiter {
             claim: Arc::clone(claim),
             state: Arc::clone(state),
             interrupts,
             place,
-        });
+        };
+        of_session.insert(claim.id.number, waiter);
         drop(waiters);
         if was_empty {
             self.0.first_waiter.notify_one();
@@ -106,7 +110,7 @@ impl WaitQueue {
     /// Makes all waiting turns ask the store again, because messages may have been lost.
     pub(super) fn retry_all(&self) {
         let waiters = self.0.waiters.lock();
-        let all = waiters.values().flatten();
+        let all = waiters.values().flat_map(BTreeMap::values);
         all.for_each(|waiter| waiter.state.request_retry());
     }
 
@@ -114,7 +118,7 @@ impl WaitQueue {
     fn retry_session(&self, key: &SessionKey) {
         self.with_session(key, |waiters| {
             waiters
-                .iter()
+                .values()
                 .for_each(|waiter| waiter.state.request_retry());
         });
     }
@@ -123,24 +127,24 @@ impl WaitQueue {
     /// instance is the holder.
     fn retry_holder(&self, key: &SessionKey, holder: &LockHolder) -> bool {
         self.with_session(key, |waiters| {
-            let mut waiters = waiters.iter();
+            let mut waiters = waiters.values();
             let own = waiters.find(|waiter| holder.has_token(&waiter.claim.token));
             own.inspect(|own| own.state.request_retry()).is_some()
         })
     }
 
-    /// How many of these claims of this session still wait.
-    fn count_waiting(&self, key: &SessionKey, claims: &[ClaimId]) -> usize {
+    /// Makes those of these claims that still wait for this session ask the store again.
+    fn retry_claims(&self, key: &SessionKey, claims: &[ClaimId]) {
         self.with_session(key, |waiters| {
-            let waiting: HashSet<_> = waiters.iter().map(|waiter| waiter.claim.id).collect();
-            claims.iter().filter(|id| waiting.contains(id)).count()
-        })
+            let waiting = claims.iter().filter_map(|id| waiters.get(&id.number));
+            waiting.for_each(|waiter| waiter.state.request_retry());
+        });
     }
 
     /// Whether a turn of this instance interrupts this holder.
     fn interrupts(&self, key: &SessionKey, holder: &LockHolder) -> bool {
         self.with_session(key, |waiters| {
-            let mut waiters = waiters.iter();
+            let mut waiters = waiters.values();
             waiters.any(|waiter| waiter.interrupts.as_ref() == Some(holder))
         })
     }
@@ -149,18 +153,19 @@ impl WaitQueue {
     fn note_places(&self, key: &SessionKey, claims: &[ClaimId], places: &[u32]) {
         let until = Instant::now() + PLACE_AGE;
         self.with_session(key, |waiters| {
-            for waiter in waiters {
-                let at = claims.iter().position(|id| *id == waiter.claim.id);
-                if let (Some(at), Some(place)) = (at, &waiter.place) {
-                    let known = places.get(at).copied().filter(|place| *place > 0);
-                    place.set(known, until);
+            let places = places.iter().chain(repeat(&0));
+            for (claim, known) in claims.iter().zip(places) {
+                let waiter = waiters.get(&claim.number);
+                if let Some(place) = waiter.and_then(|waiter| waiter.place.as_ref()) {
+                    place.set(Some(*known).filter(|known| *known > 0), until);
                 }
             }
         });
     }
 
-    fn with_session<T>(&self, key: &SessionKey, act: impl FnOnce(&[LocalWaiter]) -> T) -> T {
-        act(self.0.waiters.lock().get(key).map_or(&[], Vec::as_slice))
+    fn with_session<T>(&self, key: &SessionKey, act: impl FnOnce(&SessionWaiters) -> T) -> T {
+        static NOBODY: SessionWaiters = BTreeMap::new();
+        act(self.0.waiters.lock().get(key).unwrap_or(&NOBODY))
     }
 
     /// The queues to watch; `dead` has the holders that are known to be dead.
@@ -169,8 +174,8 @@ impl WaitQueue {
         let queues = waiters.iter().map(|(key, waiters)| WatchedQueue {
             key: key.clone(),
             take_over: dead.get(key).cloned(),
-            waiters: waiters.iter().map(|waiter| waiter.claim.id).collect(),
-            wants_places: waiters.iter().any(|waiter| waiter.place.is_some()),
+            waiters: waiters.values().map(|waiter| waiter.claim.id).collect(),
+            wants_places: waiters.values().any(|waiter| waiter.place.is_some()),
         });
         queues.collect()
     }
@@ -178,7 +183,7 @@ impl WaitQueue {
     fn leave(&self, claim: &Claim) {
         let mut waiters = self.0.waiters.lock();
         if let Some(of_session) = waiters.get_mut(&claim.key) {
-            of_session.retain(|waiter| waiter.claim.id != claim.id);
+            of_session.remove(&claim.id.number);
             if of_session.is_empty() {
                 waiters.remove(&claim.key);
             }
@@ -200,33 +205,25 @@ pub(super) async fn watch_queues(mut watcher: QueueWatcher) {
         let watched = watcher.queue.to_watch(&watcher.dead);
         if watched.is_empty() {
             watcher.dead.clear();
-            watcher.short_rounds.clear();
             watcher.queue.0.first_waiter.notified().await;
             sleep(WATCH_INTERVAL).await;
             continue;
         }
-        let is_watched = |key: &SessionKey| watched.iter().any(|watched| watched.key == *key);
-        watcher.dead.retain(|key, _| is_watched(key));
-        watcher.short_rounds.retain(|key, _| is_watched(key));
+        let sessions: HashSet<_> = watched.iter().map(|watched| &watched.key).collect();
+        watcher.dead.retain(|key, _| sessions.contains(key));
         // Earlier when a holder's instance may be dead, and at once when one was found dead.
         let mut next = Instant::now() + WATCH_INTERVAL;
         for batch in watched.chunks(BATCH) {
             let instance = watcher.issuer.instance();
             match watcher.store.watch(instance, batch).await {
                 Ok(states) => {
-                    // At once: turns that are served while other sessions are handled still count.
-                    let count =
-                        |it: &WatchedQueue| watcher.queue.count_waiting(&it.key, &it.waiters);
-                    let waiting: Vec<_> = batch.iter().map(count).collect();
                     let mut questions = Vec::new();
-                    for ((watched, waiting), state) in batch.iter().zip(waiting).zip(states) {
+                    for (watched, state) in batch.iter().zip(states) {
                         let Some(state) = state else {
                             watcher.queue.retry_session(&watched.key);
                             continue;
                         };
-                        let due = watcher
-                            .handle(watched, waiting, state, &mut questions)
-                            .await;
+                        let due = watcher.handle(watched, state, &mut questions).await;
                         next = due.map_or(next, |due| next.min(due));
                     }
                     // A question that isn't sent is asked again.
@@ -254,8 +251,6 @@ pub(super) struct QueueWatcher {
     inquiry: Arc<UseInquiry>,
     /// The holders that are known to be dead.
     dead: HashMap<SessionKey, DeadHolder>,
-    /// For how many rounds in a row a session's queue has had fewer waiters than were watched, while turns were served.
-    short_rounds: HashMap<SessionKey, usize>,
 }
 
 // === impl QueueWatcher ===
@@ -276,33 +271,14 @@ impl QueueWatcher {
             heartbeat,
             inquiry,
             dead: HashMap::new(),
-            short_rounds: HashMap::new(),
         }
     }
 
-    /// Whether a waiter may have lost its place in the store's queue, where `known` of those that were watched are.
-    /// `waiting` of them still wait.
-    fn is_waiter_missing(&mut self, watched: &WatchedQueue, waiting: usize, known: usize) -> bool {
-        if known >= watched.waiters.len() {
-            self.short_rounds.remove(&watched.key);
-            return false;
-        }
-        let rounds = self.short_rounds.entry(watched.key.clone()).or_default();
-        *rounds += 1;
-        // Turns that were served meanwhile are not missing. But behind as many of them, one that is missing is not seen.
-        let is_missing = known < waiting || *rounds >= SHORT_ROUNDS;
-        if is_missing {
-            *rounds = 0;
-        }
-        is_missing
-    }
-
-    /// Handles what the store found in one queue, of whose waiters `waiting` still wait. Gives when the queue has to be
-    /// watched next; `None`: at the usual interval. Adds to `questions` what is to be sent to other instances.
+    /// Handles what the store found in one queue. Gives when the queue has to be watched next; `None`: at the usual
+    /// interval. Adds to `questions` what is to be sent to other instances.
     async fn handle(
         &mut self,
         watched: &WatchedQueue,
-        waiting: usize,
         state: QueueState,
         questions: &mut Vec<StoreFuture<bool>>,
     ) -> Option<Instant> {
@@ -321,12 +297,9 @@ impl QueueWatcher {
             self.queue.retry_session(key);
             return None;
         };
-        let is_own = self.queue.retry_holder(key, &holder);
-        let known = state.present + usize::from(is_own);
-        if self.is_waiter_missing(watched, waiting, known) {
-            self.queue.retry_session(key);
-        }
-        if is_own {
+        // Turns that were served meanwhile don't wait any more.
+        self.queue.retry_claims(key, &state.missing);
+        if self.queue.retry_holder(key, &holder) {
             return None;
         }
         if self.queue.interrupts(key, &holder) {

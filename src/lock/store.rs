@@ -138,8 +138,8 @@ pub struct WatchedQueue {
 /// What [`Store::watch`] found in one queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueState {
-    /// How many of the instance's waiters have a place in the queue. The others have to ask again.
-    pub present: usize,
+    /// The instance's waiters without a place in the queue, which have to ask again.
+    pub missing: Vec<ClaimId>,
     /// Who holds the lock; `None`: nobody.
     pub holder: Option<LockHolder>,
     /// Whether the dead holder of the request has lost the lock just now.

@@ -452,7 +452,7 @@ impl StoreSetup {
             |holder: &LockHolder| waiting.iter().any(|claim| holder.has_token(&claim.token));
         let own = usize::from(found.holder.as_ref().is_some_and(is_own));
         match &found.holder {
-            _ if waiting.is_empty() || found.present + own < waiting.len() => Watched::Unknown,
+            _ if waiting.is_empty() || found.missing.len() > own => Watched::Unknown,
             Some(holder) => Watched::Held(holder.clone()),
             None => Watched::Free,
         }

@@ -1,19 +1,23 @@
 //! The queue of one session in memory: who waits, in which order, and who is out of it.
 //!
 //! Invariant: a session has a queue only once somebody waits for it, so a turn that meets nobody costs none. What was
-//! noted of claims that are out of the queue stays as long as the session.
+//! noted of claims that are out of the queue stays as long as the session. Each waiter has one ticket, and `tickets` has
+//! it, so that what a turn does to the queue takes the same time in a long queue as in a short one.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use crate::lock::number_map::ClaimMap;
 use crate::lock::{Claim, ClaimId, Dismissal, Ticket, Token, WAITER_TIMEOUT};
 
 /// The waiters of one session, and the claims that have been one.
 #[derive(Debug, Default)]
 pub(super) struct SessionQueue {
     waiters: BTreeMap<Ticket, QueuedWaiter>,
+    /// The ticket of each waiter.
+    tickets: ClaimMap<Ticket>,
     /// When each instance with waiters last watched the queue.
     watched: HashMap<Arc<str>, Instant>,
     /// The newest turn that replaced all older ones.
@@ -47,36 +51,46 @@ impl SessionQueue {
 
     /// The waiters in order, with their tickets.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Ticket, &QueuedWaiter)> + Clone {
-        self.waiters
-            .iter()
-            .map(|(ticket, waiter)| (*ticket, waiter))
+        let waiters = self.waiters.iter();
+        #[cfg(test)]
+        let waiters = waiters.inspect(|_| tests::count_visit());
+        waiters.map(|(ticket, waiter)| (*ticket, waiter))
     }
 
     /// The ticket of a claim; `None` if it isn't in the queue.
     pub(super) fn ticket(&self, id: ClaimId) -> Option<Ticket> {
-        let place = self.iter().find(|(_, waiter)| waiter.id == id);
-        place.map(|(ticket, _)| ticket)
+        self.tickets.get(&id).copied()
     }
 
-    /// Adds a claim.
+    /// Adds a claim, or moves it to this ticket.
     pub(super) fn join(&mut self, ticket: Ticket, claim: &Claim) {
         let waiter = QueuedWaiter {
             id: claim.id,
             token: claim.token.clone(),
             instance: Arc::clone(&claim.instance),
         };
-        self.waiters.insert(ticket, waiter);
+        let earlier = self.tickets.insert(claim.id, ticket);
+        if let Some(earlier) = earlier.filter(|earlier| *earlier != ticket) {
+            self.waiters.remove(&earlier);
+        }
+        if let Some(other) = self.waiters.insert(ticket, waiter)
+            && other.id != claim.id
+        {
+            self.tickets.remove(&other.id);
+        }
     }
 
     /// Removes a waiter, and gives it; `None` if it isn't there.
     pub(super) fn leave(&mut self, id: ClaimId) -> Option<QueuedWaiter> {
-        let ticket = self.ticket(id)?;
+        let ticket = self.tickets.remove(&id)?;
         self.waiters.remove(&ticket)
     }
 
     /// Removes the waiter with this ticket, and gives it; `None` if it isn't there.
     pub(super) fn take(&mut self, ticket: Ticket) -> Option<QueuedWaiter> {
-        self.waiters.remove(&ticket)
+        let waiter = self.waiters.remove(&ticket)?;
+        self.tickets.remove(&waiter.id);
+        Some(waiter)
     }
 
     /// Removes all waiters that are older than this ticket, because a newer turn replaces them, and gives them.
@@ -86,8 +100,10 @@ impl SessionQueue {
     ) -> impl Iterator<Item = QueuedWaiter> + use<> {
         let newer = self.waiters.split_off(&newest);
         let older = std::mem::replace(&mut self.waiters, newer);
-        self.superseded
-            .extend(older.values().map(|waiter| waiter.id));
+        for waiter in older.values() {
+            self.tickets.remove(&waiter.id);
+            self.superseded.insert(waiter.id);
+        }
         older.into_values()
     }
 
@@ -124,9 +140,10 @@ impl SessionQueue {
 
     /// Notes that the instance of this name watches the queue, if it has a waiter there.
     pub(super) fn note_watched_by(&mut self, instance: &str, now: Instant) {
-        let mut waiters = self.waiters.values();
-        let own = waiters.find(|waiter| *waiter.instance == *instance);
-        if let Some(own) = own.map(|own| Arc::clone(&own.instance)) {
+        let own = self
+            .iter()
+            .find(|(_, waiter)| *waiter.instance == *instance);
+        if let Some(own) = own.map(|(_, own)| Arc::clone(&own.instance)) {
             self.watched.insert(own, now);
         }
     }
@@ -136,19 +153,19 @@ impl SessionQueue {
         self.watched.clear();
     }
 
-    /// The place of a claim among the waiters that are alive, counted from 1; 0: it has none.
-    pub(super) fn place(&self, id: ClaimId, now: Instant) -> u32 {
-        let is_alive = |waiter: &&QueuedWaiter| self.is_alive(waiter, now);
-        let mut alive = self.waiters.values().filter(is_alive);
-        let at = alive.position(|waiter| waiter.id == id);
-        at.and_then(|at| u32::try_from(at + 1).ok())
-            .unwrap_or_default()
+    /// For each of these claims its place among the waiters that are alive, counted from 1; 0: it has none. Walks through
+    /// the whole queue, once.
+    pub(super) fn places(&self, ids: &[ClaimId], now: Instant) -> Vec<u32> {
+        let alive = self.iter().filter(|(_, waiter)| self.is_alive(waiter, now));
+        let places: ClaimMap<_> = alive.map(|(_, waiter)| waiter.id).zip(1..).collect();
+        let place = |id| places.get(id).copied().unwrap_or_default();
+        ids.iter().map(place).collect()
     }
 
     /// Whether a claim is in the queue and its instance is alive.
     pub(super) fn is_waiting(&self, id: ClaimId, now: Instant) -> bool {
-        let mut waiters = self.waiters.values();
-        let waiter = waiters.find(|waiter| waiter.id == id);
+        let ticket = self.tickets.get(&id);
+        let waiter = ticket.and_then(|ticket| self.waiters.get(ticket));
         waiter.is_some_and(|waiter| self.is_alive(waiter, now))
     }
 
@@ -169,9 +186,110 @@ impl SessionQueue {
     /// Removes these waiters, whose instances count as gone.
     pub(super) fn remove(&mut self, tickets: Vec<Ticket>) {
         for ticket in tickets {
-            if let Some(waiter) = self.waiters.remove(&ticket) {
+            if let Some(waiter) = self.take(ticket) {
                 self.watched.remove(&waiter.instance);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::key::SessionKey;
+    use crate::lock::memory::MemoryStore;
+    use crate::lock::{
+        AcquireReply, AcquireRequest, ClaimIssuer, Epoch, Message, MessageHandler, QueueOptions,
+        Store, WatchedQueue,
+    };
+
+    thread_local! {
+        static VISITS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// Counts a waiter that somebody looked at while walking through a queue.
+    pub(super) fn count_visit() {
+        VISITS.set(VISITS.get() + 1);
+    }
+
+    #[derive(Debug)]
+    struct Ignored;
+
+    impl MessageHandler for Ignored {
+        fn on_message(&self, _: Message) {}
+        fn on_reconnect(&self) {}
+    }
+
+    /// How many waiters are looked at when one turn of a session ends, its first waiter begins, a new turn joins, and the
+    /// last but one leaves; and when the queue, of this many waiters, is watched.
+    async fn visits(waiters: u32) -> (usize, usize) {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let (store, key) = (MemoryStore::new(), SessionKey::literal("k"));
+        let issuer = ClaimIssuer::new("pod-1", Epoch(1), false);
+        store.listen(issuer.instance(), Arc::new(Ignored));
+        let acquire = async |claim: &Arc<Claim>, ticket| {
+            let queue = QueueOptions {
+                ticket,
+                max_waiters: waiters + 1,
+                interrupts: false,
+            };
+            let request = AcquireRequest {
+                take_over: None,
+                queue: Some(queue),
+            };
+            let reply = store.acquire(claim, &request).await;
+            reply.expect("the process has memory")
+        };
+        let (mut claims, mut tickets) = (Vec::new(), Vec::new());
+        for _ in 0..=waiters {
+            let claim = Arc::new(issuer.issue(key.clone(), "chat", "r", HOUR));
+            if let AcquireReply::Waiting(ticket, _) = acquire(&claim, None).await {
+                tickets.push(ticket);
+            }
+            claims.push(claim);
+        }
+        assert_eq!(tickets.len(), waiters as usize, "one turn has the lock");
+        let release = async |claim: &Claim| {
+            let released = store.release(claim).await;
+            released.expect("the process has memory")
+        };
+
+        let before = VISITS.get();
+        assert!(release(&claims[0]).await, "the turn had the lock");
+        let next = acquire(&claims[1], Some(tickets[0])).await;
+        assert!(matches!(next, AcquireReply::Granted(_)), "{next:?}");
+        let new = Arc::new(issuer.issue(key.clone(), "chat", "r", HOUR));
+        let joined = acquire(&new, None).await;
+        assert!(matches!(joined, AcquireReply::Waiting(..)), "{joined:?}");
+        assert!(!release(&claims[waiters as usize]).await, "it only waited");
+        let of_turn = VISITS.get() - before;
+
+        let before = VISITS.get();
+        let watched = WatchedQueue {
+            key,
+            take_over: None,
+            waiters: claims.iter().skip(2).map(|claim| claim.id).collect(),
+            wants_places: true,
+        };
+        let found = store.watch("pod-1", &[watched]).await;
+        let found = found.expect("the process has memory").remove(0);
+        let found = found.expect("it is the only server");
+        let last = claims[waiters as usize].id;
+        assert_eq!(found.missing, [last], "the others have their places");
+        let places: Vec<_> = (1..waiters - 1).chain([0]).collect();
+        assert_eq!(found.places, places, "in order");
+        (of_turn, VISITS.get() - before)
+    }
+
+    #[tokio::test]
+    async fn a_turn_looks_at_no_more_waiters_in_a_long_queue_and_a_watch_walks_through_it_once() {
+        crate::time_limit::limit_this_test();
+        let (short, long) = (visits(4).await, visits(400).await);
+        assert_eq!(short.0, long.0, "a turn costs the same in a long queue");
+        assert!(short.0 <= 1, "only the first waiter matters: {}", short.0);
+        assert!(long.1 <= 400 + 1, "once: {} of 400", long.1);
     }
 }

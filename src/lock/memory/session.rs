@@ -259,24 +259,24 @@ impl SessionState {
         command: &mut MemoryCommand<'_>,
     ) -> QueueState {
         let (now, ids) = (command.now, &watched.waiters);
-        let present = self.queue.as_deref_mut().map_or(0, |queue| {
+        let mut missing = ids.clone();
+        if let Some(queue) = self.queue.as_deref_mut() {
             queue.note_watched_by(instance, now);
-            let is_queued = |id: &&ClaimId| queue.ticket(**id).is_some();
-            ids.iter().filter(is_queued).count()
-        });
+            missing.retain(|id| queue.ticket(*id).is_none());
+        }
         let took_over = self.take_over(watched.take_over.as_ref(), now);
         let holder = self.holder(now).cloned();
         let holder = holder.or_else(|| self.offer(None, command));
-        let place = |id: &ClaimId| {
-            let queue = self.queue.as_ref();
-            queue.map_or(0, |queue| queue.place(*id, now))
+        let places = match &self.queue {
+            _ if !watched.wants_places => Vec::new(),
+            Some(queue) => queue.places(ids, now),
+            None => vec![0; ids.len()],
         };
-        let places = ids.iter().filter(|_| watched.wants_places);
         QueueState {
-            present,
+            missing,
             holder: holder.as_ref().map(LockHolder::from),
             took_over,
-            places: places.map(place).collect(),
+            places,
         }
     }
 

@@ -104,16 +104,17 @@ fn busy(since: i64, now: i64, waiters: i64) -> Option<BusySession> {
 
 /// The reply of `watch.lua` about one queue.
 pub(super) fn queue_state(value: &Value) -> Option<QueueState> {
-    let [Value::Int(present), holder, Value::Int(took_over), places] = array(value)? else {
+    let [missing, holder, Value::Int(took_over), places] = array(value)? else {
         return None;
     };
+    let missing = array(missing)?.iter().map(|id| text(id)?.parse().ok());
     let places = array(places)?.iter().map(|place| match place {
         Value::Int(place) => u32::try_from(*place).ok(),
         _ => None,
     });
     let holder = Some(text(holder)?).filter(|holder| !holder.is_empty());
     Some(QueueState {
-        present: usize::try_from(*present).ok()?,
+        missing: missing.collect::<Option<_>>()?,
         holder: holder.map(LockHolder::new),
         took_over: *took_over == 1,
         places: places.collect::<Option<_>>()?,

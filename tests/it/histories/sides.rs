@@ -13,7 +13,7 @@ use super::{How, INSTANCES, SESSIONS, Step, place};
 use crate::store_contract::StoreSetup;
 
 /// A store's reply, without details in which the stores may differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum StoreAnswer {
     Granted,
     Busy(ClaimId),
@@ -22,7 +22,7 @@ enum StoreAnswer {
     Superseded,
     Freed(bool),
     Extended(bool),
-    Found(usize, Option<ClaimId>),
+    Found(Vec<ClaimId>, Option<ClaimId>),
     Nothing,
 }
 
@@ -206,9 +206,9 @@ impl Side<'_> {
         let found = self.bench.store(of).watch(&name, &queue).await;
         let found = found.expect("the store answers").remove(0);
         let QueueState {
-            present, holder, ..
+            missing, holder, ..
         } = found.expect("the only server answers");
-        StoreAnswer::Found(present, holder.as_ref().map(id))
+        StoreAnswer::Found(missing, holder.as_ref().map(id))
     }
 
     /// The turns that had places, in the order of their tickets.

@@ -464,17 +464,10 @@ impl World {
             self.process_messages();
             let mut called = Vec::new();
             let QueueState {
-                present, holder, ..
+                missing, holder, ..
             } = found[0].as_ref().expect("the only server answers");
-            let is_own = |holder: &LockHolder| {
-                waiting
-                    .iter()
-                    .any(|at| holder.has_token(&self.turns[*at].claim.token))
-            };
-            let own = usize::from(holder.as_ref().is_some_and(is_own));
-            if present + own < waiting.len() {
-                called.clone_from(&waiting);
-            }
+            let is_missing = |at: &&usize| missing.contains(&self.turns[**at].claim.id);
+            called.extend(waiting.iter().filter(is_missing));
             match holder {
                 None => called.clone_from(&waiting),
                 Some(holder) => {

@@ -4,7 +4,7 @@
 -- KEYS: for each session: lock, fence, queue, waiters
 -- ARGV: channel of the instance, and for each session: dead_token or '', min_age of the dead holder's lock (µs),
 --       wants_places (1 or 0), count of the instance's waiters, their ids
--- Reply: for each session {how many of these waiters are in the queue, holder's token or '', 1 if the dead holder
+-- Reply: for each session {the ids of these waiters that aren't in the queue, holder's token or '', 1 if the dead holder
 --        lost the lock, and if places are wanted a list: for each waiter its place among those that are alive, or 0}
 local channel = ARGV[1]
 
@@ -33,14 +33,14 @@ end
 
 -- The instance's waiters are the arguments from first to last.
 local function watch(s, dead_token, min_age, wants_places, first, last)
-  local present = 0
+  local missing = {}
   for i = first, last do
     local id = ARGV[i]
-    if redis.call('ZSCORE', s.queue, id) then
-      present = present + 1
+    if not redis.call('ZSCORE', s.queue, id) then
+      missing[#missing + 1] = id
     end
   end
-  if present > 0 then
+  if #missing < last - first + 1 then
     -- First, so that a Redis whose memory is full lets waiters live.
     redis.call('PEXPIRE', s.queue, QUEUE_TTL)
     redis.call('HSET', s.waiters, '@' .. channel, whole(now))
@@ -55,7 +55,7 @@ local function watch(s, dead_token, min_age, wants_places, first, last)
   if not holder then
     holder = offer(s)
   end
-  return { present, holder or '', took_over and 1 or 0, wants_places and places(s, first, last) or {} }
+  return { missing, holder or '', took_over and 1 or 0, wants_places and places(s, first, last) or {} }
 end
 
 local reply, at = {}, 2
@@ -63,9 +63,10 @@ for n = 1, #KEYS / 4 do
   local dead_token, min_age = ARGV[at], ARGV[at + 1]
   local wants_places, count = ARGV[at + 2] == '1', tonumber(ARGV[at + 3])
   local first, last = at + 4, at + 3 + count
-  -- If the queue is another program's key, its waiters ask again, which replaces it. The other sessions go on.
+  -- If the queue is another program's key, its waiters ask again because nobody has the lock, which replaces the key. The
+  -- other sessions go on.
   reply[n] = ignoring_types(watch, session(n), dead_token, min_age, wants_places, first, last)
-    or { 0, '', 0, {} }
+    or { {}, '', 0, {} }
   at = last + 1
 end
 return reply
