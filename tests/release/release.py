@@ -101,9 +101,8 @@ def demo(file, root=None):
                     break
             except (urllib.error.URLError, ConnectionError):
                 time.sleep(0.1)
-        running.send_signal(signal.SIGINT)
-        # While it shows its own turns, the signal itself ends it.
-        check(running.wait(LIMIT) in (0, -signal.SIGINT), "Ctrl-C ends the demo")
+        running.terminate()
+        check(running.wait(LIMIT) in (0, -signal.SIGTERM), "a signal ends the demo")
     finally:
         running.kill()
         running.wait()
