@@ -1,4 +1,4 @@
-# Seriatim's image: one static program and no other files. `docker build -t seriatim .`
+# Seriatim's image: one static program and its licences. `docker build -t seriatim .`
 #
 # The program is linked statically with glibc: it is a single file, and uses the allocator that the tests use.
 FROM docker.io/library/rust:1.95-bookworm AS build
@@ -18,6 +18,13 @@ RUN host=$(rustc -vV | sed -n 's/^host: //p') \
  && sed -n '/^\[\[bench\]\]/,/^name/s/^name = "\(.*\)"/benches\/\1.rs/p' Cargo.toml | xargs touch \
  && cargo build --release --locked --target "$host" --bin seriatim
 
+# The licences of the program and of what it contains.
+COPY LICENSE ./
+COPY .ci/licenses .ci/
+RUN mkdir -p /root-of-image/usr/share/doc/seriatim \
+ && cp LICENSE /root-of-image/usr/share/doc/seriatim/ \
+ && .ci/licenses > /root-of-image/usr/share/doc/seriatim/THIRD-PARTY-LICENSES
+
 COPY src src
 # `seriatim errors` prints it.
 COPY docs/troubleshooting.md docs/
@@ -33,10 +40,15 @@ RUN host=$(rustc -vV | sed -n 's/^host: //p') \
  && /root-of-image/seriatim --version
 
 FROM scratch
+# Where the sources are, and the commit: `--build-arg REVISION=$(git rev-parse HEAD)`.
+ARG REPOSITORY=https://git.example.com/seriatim
+ARG REVISION=
 LABEL org.opencontainers.image.title="seriatim" \
       org.opencontainers.image.description="A sidecar reverse proxy that runs the turns of each chat session of an AI agent one at a time" \
       org.opencontainers.image.version="0.1.0" \
-      org.opencontainers.image.licenses="Apache-2.0"
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.source="$REPOSITORY" \
+      org.opencontainers.image.revision="$REVISION"
 COPY --from=build /root-of-image /
 # A user without rights. It is a number, so that Kubernetes can check that it isn't root.
 USER 65532:65532

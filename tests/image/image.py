@@ -90,7 +90,10 @@ check(config["Labels"]["org.opencontainers.image.version"] == version, f"its lab
 health = config["Healthcheck"]["Test"]
 check(health[:2] == ["CMD", "/seriatim"], f"its health is asked through the program: {health}")
 files = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*") if path.is_file())
-check(files == ["etc/group", "etc/passwd", "seriatim"], f"it holds nothing else: {files}")
+papers = [f"usr/share/doc/seriatim/{name}" for name in ("LICENSE", "THIRD-PARTY-LICENSES")]
+check(files == ["etc/group", "etc/passwd", "seriatim", *papers], f"it holds nothing else: {files}")
+licences = (ROOT / papers[1]).read_text()
+check(all(f"\n{name} " in licences for name in ("hyper", "tokio", "ring")), "it brings the licences of its crates")
 size = sum(path.stat().st_size for path in ROOT.rglob("*") if path.is_file())
 check(size < 20 << 20, f"it is small: {size}")
 program = (ROOT / "seriatim").read_bytes()
