@@ -448,3 +448,18 @@ fn the_readme_shows_the_real_output_of_explain() {
         "explain prints this with the configuration of the quick start"
     );
 }
+
+#[test]
+fn the_readmes_and_the_changelog_name_the_version() {
+    let version = env!("CARGO_PKG_VERSION");
+    for (path, text) in [
+        ("README.md", format!("version {version} ")),
+        ("README.zh-CN.md", format!("版本 {version} ")),
+        ("CHANGELOG.md", version.to_owned()),
+        ("docs/install.md", format!("VERSION={version}\n")),
+        ("docs/zh/install.md", format!("VERSION={version}\n")),
+    ] {
+        let page = fs::read_to_string(top().join(path)).expect("the page is there");
+        assert!(page.contains(&text), "{path} has {text:?}");
+    }
+}
