@@ -62,6 +62,7 @@ macro_rules! outcomes {
     };
 }
 
+// The first line of each is also what `seriatim errors` prints.
 outcomes! {
     /// The response went out whole.
     Complete: Complete = "complete",
@@ -77,7 +78,7 @@ outcomes! {
     DrainAborted: Aborted = "drain_aborted",
     /// The lock was lost, before the response began or in the middle of it.
     LockLost: LockLost = "lock_lost",
-    /// A newer turn of the session took this one's place, or an operator stopped it.
+    /// A newer turn of the session took this one's place, or a client or an operator stopped it.
     Superseded: Superseded = "superseded",
     /// Another turn of the session runs, and this one doesn't wait.
     SessionBusy: Refused = "session_busy",
@@ -119,7 +120,7 @@ outcomes! {
     UpstreamUnreachable: Refused = "upstream_unreachable",
     /// The backend's response isn't valid HTTP, or could be read in two ways.
     UpstreamMalformed: Refused = "upstream_malformed",
-    /// The backend's response was no event stream, and its client had got the head of one while the turn waited.
+    /// The backend's response was no event stream, after the client had received the head of one.
     NotAnEventStream: Refused = "not_an_event_stream",
     /// The backend's response did not begin in time.
     UpstreamTimeout: Refused = "upstream_timeout",
@@ -272,7 +273,7 @@ impl ErrorCode {
     pub const UPSTREAM_ERROR: Self = Self {
         word: "upstream_error",
         status: None,
-        about: "The backend's response was an error, and its client had got the head of an event stream before.",
+        about: "The backend answered with an error after the client had received the head of an event stream.",
     };
 
     /// All codes.

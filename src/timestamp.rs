@@ -1,7 +1,7 @@
 //! Moments in RFC 3339, as logs and values in the store have them.
 //!
-//! Each thread keeps the texts of two seconds, the latest one and the last other one. Thousands of turns a second write the
-//! present, and a turn that is refused writes since when its session is busy, too.
+//! Each thread keeps the texts of two seconds: thousands of turns a second write the present one, and those that are refused also
+//! write since when their session is busy.
 
 use std::cell::RefCell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,22 +23,17 @@ struct Second {
     text: String,
 }
 
-/// The latest second that a thread has written, and the last other one.
-struct Written {
-    latest: Second,
-    other: Second,
-}
+/// The two seconds that a thread has written last, the last one first.
+struct SecondCache([Second; 2]);
 
 thread_local! {
-    static WRITTEN: RefCell<Written> = const {
-        RefCell::new(Written { latest: Second::EPOCH, other: Second::EPOCH })
-    };
+    static CACHE: RefCell<SecondCache> = const { RefCell::new(SecondCache([Second::UNWRITTEN; 2])) };
 }
 
 /// Appends a moment of after 1970 to a text: `2025-12-11T05:48:20.123Z`.
 pub fn push(text: &mut String, moment: SystemTime, precision: Precision) {
     let since = moment.duration_since(UNIX_EPOCH).unwrap_or_default();
-    WRITTEN.with_borrow_mut(|written| text.push_str(written.text(since.as_secs())));
+    CACHE.with_borrow_mut(|cache| text.push_str(cache.text(since.as_secs())));
     // A one in front keeps the zeros.
     let fraction = match precision {
         Precision::Millis => 1_000 + since.subsec_millis(),
@@ -52,34 +47,33 @@ pub fn push(text: &mut String, moment: SystemTime, precision: Precision) {
 // === impl Second ===
 
 impl Second {
-    /// The first one, which has no text yet.
-    const EPOCH: Self = Self {
-        number: 0,
+    /// A second whose text isn't known.
+    const UNWRITTEN: Self = Self {
+        number: u64::MAX,
         text: String::new(),
     };
 
-    fn write(&mut self, number: u64) {
-        self.number = number;
+    fn new(number: u64) -> Self {
         let moment = UNIX_EPOCH + Duration::from_secs(number);
-        self.text = format_rfc3339_seconds(moment).to_string();
+        let mut text = format_rfc3339_seconds(moment).to_string();
         // The zone.
-        self.text.pop();
+        text.pop();
+        Self { number, text }
     }
 }
 
-// === impl Written ===
+// === impl SecondCache ===
 
-impl Written {
+impl SecondCache {
     /// The text of a second.
     fn text(&mut self, number: u64) -> &str {
-        let second = match number >= self.latest.number {
-            true => &mut self.latest,
-            false => &mut self.other,
-        };
-        if second.number != number || second.text.is_empty() {
-            second.write(number);
+        if self.0[0].number != number {
+            self.0.swap(0, 1);
+            if self.0[0].number != number {
+                self.0[0] = Second::new(number);
+            }
         }
-        &second.text
+        &self.0[0].text
     }
 }
 

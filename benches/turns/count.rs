@@ -45,6 +45,9 @@ pub(crate) async fn run(options: &Options) -> Result<bool, Failure> {
     let (mut cast, skipped) = stage.castable(&options.subjects);
     // Envoy starts under callgrind, but the file for its totals stayed empty when it was tried.
     cast.retain(|kind| *kind != Kind::Envoy && (!options.refused || kind.locks()));
+    if cast.is_empty() {
+        return Err("no subject refuses a turn; name memory or redis".into());
+    }
     let mut problems: Vec<String> = skipped.into_iter().collect();
     let mut costs = vec![PerTurn::new(); cast.len()];
     for counter in [Counter::Callgrind, Counter::Strace] {

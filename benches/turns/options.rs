@@ -207,6 +207,9 @@ impl Options {
                 words => options.restrict(words)?,
             }
         }
+        if options.refused && !matches!(options.mode, Mode::Count | Mode::Drive(_)) {
+            return Err("--refused goes with --count or --drive".into());
+        }
         if test {
             options.mode = Mode::Say("turns is a benchmark, and has no tests".to_owned());
         }

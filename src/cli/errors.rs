@@ -22,7 +22,7 @@ pub(super) struct ErrorsArgs {
     json: bool,
 }
 
-/// The page with a section about each code.
+/// The page with a section about each code, and with links to others.
 const PAGE: &str = include_str!("../../docs/troubleshooting.md");
 
 // === impl ErrorsArgs ===
@@ -33,7 +33,7 @@ impl ErrorsArgs {
         let codes: Vec<_> = ErrorCode::all().filter(is_wanted).collect();
         match &*codes {
             codes if self.json => codes.iter().for_each(|code| print_json(&as_json(code))),
-            [code] => print(format!("{}\n\n{}", code.word, section(code.word))),
+            [code] => print(format!("{}\n\n{}", code.word, help(code.word))),
             codes => {
                 let width = codes.iter().map(|code| code.word.len()).max();
                 for code in codes {
@@ -50,14 +50,29 @@ impl ErrorsArgs {
 fn as_json(code: &ErrorCode) -> Value {
     json!({
         "code": code.word, "status": code.status.map(|status| status.as_u16()), "about": code.about,
-        "help": section(code.word),
+        "help": help(code.word),
     })
 }
 
-/// The text of the section about a code, which a test keeps there.
-fn section(code: &str) -> &'static str {
+/// The text of the section about a code. A test keeps it on the page.
+fn help(code: &str) -> String {
     let found = sections(PAGE).find(|(heading, _)| *heading == code);
-    found.map_or("", |(_, text)| text)
+    without_links(found.map_or("", |(_, text)| text))
+}
+
+/// The text with the words of its links alone: their targets are files that a reader of the output doesn't have.
+fn without_links(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, behind)) = rest.split_once("](") {
+        let link = before.rsplit_once('[').zip(behind.split_once(')'));
+        let Some(((before, words), (_, after))) = link else {
+            break;
+        };
+        plain.extend([before, words]);
+        rest = after;
+    }
+    plain + rest
 }
 
 /// The sections of a page whose heading of the third level is an error code, with their texts.
@@ -100,6 +115,24 @@ mod tests {
             explained.len(),
             "no code has two sections"
         );
+    }
+
+    #[test]
+    fn of_a_link_only_its_words_are_printed() {
+        for (text, plain) in [
+            (
+                "See [the log](logs.md#fields), or [wait](#wait).",
+                "See the log, or wait.",
+            ),
+            ("`[busy]` and [a](b) and [c]", "`[busy]` and a and [c]"),
+            ("{body:/a}[0](", "{body:/a}[0]("),
+        ] {
+            assert_eq!(without_links(text), plain);
+        }
+        for code in ErrorCode::all() {
+            let help = help(code.word);
+            assert!(!help.contains("]("), "{}: {help}", code.word);
+        }
     }
 
     #[test]

@@ -43,8 +43,8 @@ pub struct HelpUrl(Box<str>);
 // === impl HelpUrl ===
 
 impl HelpUrl {
-    /// The value of the header `link` (RFC 8288 §3) that leads to the section about an error code; `None`: the code is
-    /// no part of a header.
+    /// The value of the header `link` (RFC 8288 §3) that leads to the section about an error code; `None`: the code
+    /// has a character that a header can't have, which no code does.
     pub fn link_to(&self, code: &str) -> Option<HeaderValue> {
         let link = format!("<{}#{code}>; rel=\"help\"", self.0);
         link.try_into().ok()

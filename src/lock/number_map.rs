@@ -11,7 +11,7 @@ use super::ClaimId;
 /// A map by numbers that nobody outside the process chooses.
 pub(super) type NumberMap<T> = HashMap<u64, T, BuildHasherDefault<NumberHasher>>;
 
-/// A map by claims of this process, of whose ids each is two such numbers.
+/// A map by claim ids. The epoch and the number in an id both come from this process.
 pub(super) type ClaimMap<T> = HashMap<ClaimId, T, BuildHasherDefault<NumberHasher>>;
 
 /// Spreads consecutive numbers, or every sixteenth, over the whole hash.

@@ -7,7 +7,7 @@
 //! instance is dead.
 //!
 //! Invariant: a turn that joins or leaves its queue looks at no other turn, so it costs the same in a long queue as in a
-//! short one. Only the watch goes through all of them, at its interval.
+//! short one. Only the watch, at its interval, and a new connection to the store go through all of them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::iter::repeat;
@@ -297,7 +297,7 @@ impl QueueWatcher {
             self.queue.retry_session(key);
             return None;
         };
-        // Turns that were served meanwhile don't wait any more.
+        // A turn that was served since the watch was sent isn't among the waiters, so it doesn't ask.
         self.queue.retry_claims(key, &state.missing);
         if self.queue.retry_holder(key, &holder) {
             return None;

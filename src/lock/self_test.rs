@@ -161,7 +161,7 @@ impl TestLock<'_> {
         self.step(
             "waited for",
             watched,
-            |states| matches!(&**states, [Some(state)] if state.missing.is_empty()),
+            |states| matches!(&**states, [Some(state)] if state.missing.is_empty() && state.holder.is_some()),
         )
         .await?;
         let sent = store.send_message(name, Message::Granted(waiter.id));

@@ -243,7 +243,7 @@ impl Refusal {
         let mut response = Response::new(content.body(format, status, reason));
         *response.status_mut() = format.status(status);
         let length = response.body().len();
-        // What follows, and CORS.
+        // Room for the headers below and those of CORS, so that the map grows once.
         *response.headers_mut() = HeaderMap::with_capacity(10);
         let headers = response.headers_mut();
         headers.insert(

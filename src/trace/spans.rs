@@ -242,12 +242,13 @@ impl TraceRecord {
             return attributes;
         };
         let session = redact::text(&session).into_owned();
-        // A user that is the same for all, as `unknown`, is none.
-        let user = user.filter(|user| !turn.user_id.iter().any(|it| it.to_string() == *user));
+        // A constant of the route, such as `unknown`, is no user. The hash of a user's id could be guessed.
+        let is_constant = |user: &String| turn.user_id.iter().any(|it| it.to_string() == *user);
+        let user = user.filter(|user| !is_constant(user) && !redact::is_enabled());
         attributes
             .add("gen_ai.conversation.id", Some(session.clone()))
             .add("session.id", Some(session))
-            .add("user.id", user.map(|user| redact::text(&user).into_owned()));
+            .add("user.id", user);
         attributes
     }
 

@@ -18,7 +18,7 @@ pub(super) struct SessionQueue {
     waiters: BTreeMap<Ticket, QueuedWaiter>,
     /// The ticket of each waiter.
     tickets: ClaimMap<Ticket>,
-    /// When each instance with waiters last watched the queue.
+    /// When each instance last watched the queue: at least those that have waiters.
     watched: HashMap<Arc<str>, Instant>,
     /// The newest turn that replaced all older ones.
     pub(super) newest_interrupt: Option<Ticket>,
@@ -177,18 +177,22 @@ impl SessionQueue {
 
     /// Removes all waiters whose instances have not watched the queue in time.
     pub(super) fn remove_timed_out(&mut self, now: Instant) {
+        let is_timely = |watched: &Instant| now < *watched + WAITER_TIMEOUT;
+        // Usually all are, so a full queue is no reason to walk through it.
+        if self.watched.values().all(is_timely) {
+            return;
+        }
         let timed_out = self
             .iter()
             .filter(|(_, waiter)| !self.is_alive(waiter, now));
         self.remove(timed_out.map(|(ticket, _)| ticket).collect());
+        self.watched.retain(|_, watched| is_timely(watched));
     }
 
     /// Removes these waiters, whose instances count as gone.
     pub(super) fn remove(&mut self, tickets: Vec<Ticket>) {
         for ticket in tickets {
-            if let Some(waiter) = self.take(ticket) {
-                self.watched.remove(&waiter.instance);
-            }
+            self.take(ticket);
         }
     }
 }
@@ -223,8 +227,8 @@ mod tests {
         fn on_reconnect(&self) {}
     }
 
-    /// How many waiters are looked at when one turn of a session ends, its first waiter begins, a new turn joins, and the
-    /// last but one leaves; and when the queue, of this many waiters, is watched.
+    /// How many waiters are looked at when a turn finds the queue full, one turn of a session ends, its first waiter begins,
+    /// a new turn joins, and the last but one leaves; and when the queue, of this many waiters, is watched.
     async fn visits(waiters: u32) -> (usize, usize) {
         const HOUR: Duration = Duration::from_secs(3600);
         let (store, key) = (MemoryStore::new(), SessionKey::literal("k"));
@@ -233,7 +237,7 @@ mod tests {
         let acquire = async |claim: &Arc<Claim>, ticket| {
             let queue = QueueOptions {
                 ticket,
-                max_waiters: waiters + 1,
+                max_waiters: waiters,
                 interrupts: false,
             };
             let request = AcquireRequest {
@@ -258,6 +262,9 @@ mod tests {
         };
 
         let before = VISITS.get();
+        let refused = Arc::new(issuer.issue(key.clone(), "chat", "r", HOUR));
+        let refused = acquire(&refused, None).await;
+        assert!(matches!(refused, AcquireReply::QueueFull(_)), "{refused:?}");
         assert!(release(&claims[0]).await, "the turn had the lock");
         let next = acquire(&claims[1], Some(tickets[0])).await;
         assert!(matches!(next, AcquireReply::Granted(_)), "{next:?}");

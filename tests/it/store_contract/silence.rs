@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use seriatim::key::SessionKey;
 use seriatim::lock::{
-    AcquireReply, Claim, LockHolder, Message, QueueOptions, WAITER_TIMEOUT, WatchedQueue,
+    AcquireReply, LockHolder, Message, QueueOptions, WAITER_TIMEOUT, WatchedQueue,
 };
 
 use super::{KEY, LEASE, PATIENT, StoreSetup, UNREACHABLE, Waiter, Watched, all, held_by};
@@ -238,26 +239,29 @@ async fn a_watch_reports_each_queue_on_its_own(bench: StoreSetup) {
         }
         holders.push(holder);
     }
+    // Nobody has put this one into the queue of its session.
+    let absent = bench.claim_of(1, "b", LEASE);
+    waiters.push(Arc::clone(&absent));
+    let of_session = |key: &SessionKey| {
+        let own = waiters.iter().filter(|waiter| waiter.key == *key);
+        own.map(|waiter| waiter.id).collect()
+    };
     let queues: Vec<_> = holders
         .iter()
-        .zip([1, 0, 1])
-        .map(|(holder, waiting)| WatchedQueue {
+        .map(|holder| WatchedQueue {
             key: holder.key.clone(),
             take_over: None,
             wants_places: false,
-            waiters: waiters
-                .iter()
-                .filter(|waiter: &&Arc<Claim>| waiter.key == holder.key)
-                .take(waiting)
-                .map(|waiter| waiter.id)
-                .collect(),
+            waiters: of_session(&holder.key),
         })
         .collect();
     let found = bench.store(1).watch("pod-1", &queues).await;
     let found = all(found);
-    assert!(
-        found.iter().all(|found| found.missing.is_empty()),
-        "every waiter has its place"
+    let missing: Vec<_> = found.iter().map(|found| &found.missing[..]).collect();
+    assert_eq!(
+        missing,
+        [&[][..], &[absent.id], &[]],
+        "who has no place in which queue"
     );
     for (found, holder) in found.iter().zip(&holders) {
         let held = found.holder.as_ref().expect("each lock is held");

@@ -63,8 +63,8 @@ for n = 1, #KEYS / 4 do
   local dead_token, min_age = ARGV[at], ARGV[at + 1]
   local wants_places, count = ARGV[at + 2] == '1', tonumber(ARGV[at + 3])
   local first, last = at + 4, at + 3 + count
-  -- If the queue is another program's key, its waiters ask again because nobody has the lock, which replaces the key. The
-  -- other sessions go on.
+  -- If the queue is another program's key, the reply says that nobody has the lock: all its waiters ask again, which
+  -- replaces the key. The other sessions go on.
   reply[n] = ignoring_types(watch, session(n), dead_token, min_age, wants_places, first, last)
     or { {}, '', 0, {} }
   at = last + 1
