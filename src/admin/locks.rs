@@ -201,6 +201,10 @@ fn operator_error(error: &OperatorError) -> AdminError {
         OperatorError::HolderChanged(_) => {
             (StatusCode::CONFLICT, "Another turn holds the lock now")
         }
+        OperatorError::UnreadableHolder(_) => (
+            StatusCode::CONFLICT,
+            "Another program holds the lock, and its value can't be shown",
+        ),
         OperatorError::NotLocked(_) => (StatusCode::NOT_FOUND, "The session is not locked"),
         OperatorError::NotWaiting { .. } => (StatusCode::NOT_FOUND, "The request no longer waits"),
         OperatorError::NotInterruptible(..) | OperatorError::ReplicaGone { .. } => {

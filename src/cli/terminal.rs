@@ -3,14 +3,15 @@
 //! Invariant: no text from a request, a client or the store can control the terminal.
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
+use std::process;
 
 use serde_json::Value;
 use unicode_width::UnicodeWidthStr;
 
-/// Writes lines to standard output. Ignores errors: a reader that has closed it needs no output.
+/// Writes lines to standard output. Ends the process if that fails: half an output in a file must not look whole.
 pub(super) fn print(text: impl Display) {
-    let _ = writeln!(io::stdout(), "{}", plain_lines(&text.to_string()));
+    write_line(&plain_lines(&text.to_string()));
 }
 
 /// Writes lines to standard error.
@@ -18,9 +19,20 @@ pub(super) fn print_error(text: impl Display) {
     let _ = writeln!(io::stderr(), "{}", plain_lines(&text.to_string()));
 }
 
-/// Writes a JSON value as one line of standard output.
+/// Writes a JSON value as one line of standard output. Ends the process if that fails, as [`print`] does.
 pub(super) fn print_json(value: &Value) {
-    let _ = writeln!(io::stdout(), "{}", json_line(value));
+    write_line(&json_line(value));
+}
+
+fn write_line(line: &str) {
+    match writeln!(io::stdout(), "{line}") {
+        // A reader that has closed its end, such as `head`, needs no more.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            print_error(format!("can't write to standard output: {error}"));
+            process::exit(1);
+        }
+        _ => {}
+    }
 }
 
 /// Escapes control characters and changes of text direction in text from clients.

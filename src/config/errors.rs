@@ -40,6 +40,9 @@ words! {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HelpUrl(Box<str>);
 
+/// The most characters of a [`HelpUrl`].
+const MAX_LENGTH: usize = 1000;
+
 // === impl HelpUrl ===
 
 impl HelpUrl {
@@ -58,6 +61,10 @@ impl HelpUrl {
         }
         if authority.as_str().contains('@') {
             return Err("can't have a user and a password, since every client can read it");
+        }
+        // It is in the head of each error response, which proxies in front limit to a few KiB.
+        if text.len() > MAX_LENGTH {
+            return Err("is longer than 1,000 characters");
         }
         if !text.is_ascii() || text.contains(['<', '>', '"']) {
             return Err("has a character that no URL has: write it percent-encoded");

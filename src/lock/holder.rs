@@ -51,6 +51,10 @@ pub struct HolderDetails {
     pub since: String,
 }
 
+/// The holder of a lock whose value can't be shown: it isn't UTF-8, or the key isn't a string. Another program
+/// made it.
+pub(super) const UNKNOWN_HOLDER: &str = "?";
+
 // === impl LockHolder ===
 
 impl LockHolder {
@@ -78,6 +82,11 @@ impl LockHolder {
             Some(_) => self.as_str().into(),
             None => redact::text(self.as_str()),
         }
+    }
+
+    /// Whether the lock's value can't be shown, and so not be named.
+    pub(super) fn is_unknown(&self) -> bool {
+        *self.value == *UNKNOWN_HOLDER
     }
 
     /// Whether the holder is the claim with this token.

@@ -75,6 +75,9 @@ pub enum OperatorError {
     /// Another turn than the expected one holds the lock.
     #[error("{} is held by another turn now", .0.as_str())]
     HolderChanged(SessionKey),
+    /// Another program holds the lock, and its value can't be shown.
+    #[error("{} is not a string, or its value is not text, so another program made it: delete the key in Redis", .0.as_str())]
+    UnreadableHolder(SessionKey),
     /// Nobody holds the lock.
     #[error("{} is not locked", .0.as_str())]
     NotLocked(SessionKey),
@@ -270,6 +273,7 @@ impl Operator {
                     fence: Some(fence),
                 })
             }
+            None if holder.is_unknown() => Err(OperatorError::UnreadableHolder(key)),
             None => Err(OperatorError::HolderChanged(key)),
         }
     }
@@ -539,6 +543,7 @@ impl OperatorError {
             Self::InvalidKey(_) => "invalid_key",
             Self::AmbiguousKey(_) => "ambiguous_key",
             Self::HolderChanged(_) => "holder_changed",
+            Self::UnreadableHolder(_) => "unreadable_holder",
             Self::NotLocked(_) => "not_locked",
             Self::NotWaiting { .. } => "not_waiting",
             Self::NotInterruptible(..) | Self::ReplicaGone { .. } => "not_interruptible",

@@ -498,6 +498,27 @@ async fn a_forced_release_hands_the_lock_to_the_first_waiter() {
 }
 
 #[tokio::test]
+async fn a_lock_that_no_text_names_is_not_released_and_the_answer_says_what_to_do() {
+    let bench = start(CHAT).await;
+    let bytes = "return redis.call('SET', KEYS[1], '\\255\\254raw')";
+    let list = "return redis.call('RPUSH', KEYS[1], 'x')";
+    for (session, script) in [("s1", bytes), ("s2", list)] {
+        bench
+            .redis
+            .command(&["EVAL", script, "1", &key(session)])
+            .await;
+        let target = format!("/locks/u1/{session}");
+        let refused = call(bench.operator(), "DELETE", &target).await;
+        assert_eq!(refused.error(), (409, "unreadable_holder"), "{refused:?}");
+        let detail = refused.json()["detail"].to_string();
+        assert!(
+            detail.contains("delete the key in Redis"),
+            "the remedy: {detail}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_request_id_limits_a_forced_release_to_the_turn_it_names() {
     let bench = start(CHAT).await;
     let mut held = bench.hold("s1").await;

@@ -178,10 +178,15 @@ fn errors_explains_one_code_by_the_documentation() {
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     let (heading, section) = text.split_once("\n\n").expect("a heading and a text");
     assert_eq!(heading, "session_busy", "its heading");
+    let (_, of_page) = page
+        .split_once("### session_busy\n\n")
+        .expect("the section");
+    let (first, _) = of_page.split_once('\n').expect("its first line");
     assert!(
-        section.len() > 50 && page.contains(section.trim_end()) && !section.contains("\n#"),
+        section.starts_with(first) && section.contains("429 for ever") && !section.contains("\n#"),
         "its section and no other: {section}"
     );
+    assert!(!section.contains("]("), "no link to a file: {section}");
 
     let one = run(&["errors", "session_busy", "--json"]);
     let one: serde_json::Value = serde_json::from_slice(&one.stdout).expect("one JSON object");

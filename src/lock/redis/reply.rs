@@ -5,14 +5,11 @@ use std::time::{Duration, SystemTime};
 use redis::Value;
 
 use crate::key::SessionKey;
+use crate::lock::holder::UNKNOWN_HOLDER;
 use crate::lock::{
     AcquireReply, BusySession, Fence, InstanceLiveness, LockHolder, LockInfo, QueueState,
     RepeatedState, RepeatedTurn, Ticket,
 };
-
-/// The holder of a lock whose value can't be shown: it isn't UTF-8, or the key isn't a string. Another program
-/// made it.
-pub(super) const UNKNOWN_HOLDER: &str = "?";
 
 /// What the script that acquires replied.
 pub(super) enum AcquireOutcome {

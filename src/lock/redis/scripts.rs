@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use redis::{Cmd, Pipeline, Script as Hashed};
 
 use super::call::{CallWriter, push_argument};
-use super::reply::UNKNOWN_HOLDER;
 use crate::lock::format::INSTANCE_FORMAT;
+use crate::lock::holder::UNKNOWN_HOLDER;
 use crate::lock::{Dismissal, OFFER_TTL, OnceClaim, QUEUE_TTL, WAITER_TIMEOUT};
 
 /// A script, and the SHA-1 hash by which Redis knows it.
