@@ -70,7 +70,7 @@ impl BusyNotice {
     /// When the running turn took its lock, in RFC 3339.
     fn since(self) -> Option<String> {
         let since = self.session?.since?;
-        let mut text = String::new();
+        let mut text = String::with_capacity("2025-12-11T05:48:20.123Z".len());
         timestamp::push(&mut text, since, Precision::Millis);
         Some(text)
     }
