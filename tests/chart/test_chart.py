@@ -283,7 +283,7 @@ class Chart(unittest.TestCase):
             asleep = hook["sleep"]["seconds"] if "sleep" in hook else int(hook["exec"]["command"][1])
             self.assertGreaterEqual(asleep, drained, "the agent lives while turns end")
             after = max(shutdown.get("agentSeconds", 10), after)
-        self.assertGreaterEqual(pod["terminationGracePeriodSeconds"], drained + after, "nobody is killed at work")
+        self.assertGreaterEqual(pod["terminationGracePeriodSeconds"], drained + after, "the grace period is long enough for running turns and for the agent")
         # A native sidecar is one by this alone.
         is_native = seriatim in pod.get("initContainers", [])
         self.assertEqual(seriatim.get("restartPolicy"), "Always" if is_native else None, "a sidecar, or a container")
@@ -309,7 +309,7 @@ class Chart(unittest.TestCase):
         for policy in policies:
             open_ports = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
             self.assertIn(listen, open_ports, "clients reach Seriatim")
-            self.assertNotIn(agents, open_ports, "and nobody the agent")
+            self.assertNotIn(agents, open_ports, "no policy opens the agent's port")
         # Volumes.
         volumes = {volume["name"] for volume in pod["volumes"]}
         for container in (seriatim, agent or seriatim):
@@ -320,10 +320,10 @@ class Chart(unittest.TestCase):
         # Rights.
         self.assertIs(pod["enableServiceLinks"], False, "no variables of Services")
         context = seriatim["securityContext"]
-        self.assertEqual((context["runAsUser"], context["runAsNonRoot"]), (65532, True), "nobody's")
-        self.assertTrue(context["readOnlyRootFilesystem"], "nothing is written")
-        self.assertFalse(context["allowPrivilegeEscalation"], "nor gained")
-        self.assertEqual(context["capabilities"], {"drop": ["ALL"]}, "nor needed")
+        self.assertEqual((context["runAsUser"], context["runAsNonRoot"]), (65532, True), "the program runs as a user without rights")
+        self.assertTrue(context["readOnlyRootFilesystem"], "the program writes no files")
+        self.assertFalse(context["allowPrivilegeEscalation"], "the program can't gain rights")
+        self.assertEqual(context["capabilities"], {"drop": ["ALL"]}, "the program needs no capabilities")
         names = [entry["name"] for entry in seriatim["env"]]
         self.assertEqual(len(names), len(set(names)), "no variable is set twice")
         self.assertEqual(variables["SERIATIM__STORE__INSTANCE"]["value"], "$(POD_NAMESPACE).$(POD_NAME)", "no two pods of a cluster share a name")
@@ -469,7 +469,7 @@ class Chart(unittest.TestCase):
         data = one(rendered, "ConfigMap", "-dashboard")["data"]
         (name, text), = data.items()
         self.assertTrue(name.endswith(".json"), "Grafana's sidecar looks for such names")
-        self.assertEqual(json.loads(text), json.loads((CHART / "files/dashboard.json").read_text()), "nor of it")
+        self.assertEqual(json.loads(text), json.loads((CHART / "files/dashboard.json").read_text()), "nothing of the dashboard is taken for a template")
 
     def test_what_is_scraped_is_the_admin_port_of_the_service_that_has_it(self):
         rendered = render(load(VALUES / "monitoring.yaml"))
