@@ -131,9 +131,6 @@ selector: {}
 {{- if and .Values.serviceMonitor.enabled (not .Values.admin.expose) }}
 {{- fail "serviceMonitor: Prometheus can't reach the loopback address: set admin.expose: true" }}
 {{- end }}
-{{- if and (eq .Values.sidecar.mode "native") (semverCompare "<1.28-0" (include "seriatim.kubeVersion" .)) }}
-{{- fail "sidecar.mode: this cluster doesn't support native sidecars: set auto or container" }}
-{{- end }}
 {{- if and (eq .Values.shutdown.agentPreStop "sleep") (semverCompare "<1.30-0" (include "seriatim.kubeVersion" .)) }}
 {{- fail "shutdown.agentPreStop: this cluster doesn't support the sleep action: set auto, exec or none" }}
 {{- end }}

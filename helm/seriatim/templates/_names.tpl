@@ -59,15 +59,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{/* "native" or "container". In a gateway's pods, Seriatim is the only container. */}}
 {{- define "seriatim.sidecarMode" -}}
-{{- if eq .Values.mode "gateway" }}
-{{- "container" }}
-{{- else if ne .Values.sidecar.mode "auto" }}
-{{- .Values.sidecar.mode }}
-{{- else if semverCompare ">=1.29-0" (include "seriatim.kubeVersion" .) }}
-{{- "native" }}
-{{- else }}
-{{- "container" }}
-{{- end }}
+{{- ternary "container" "native" (or (eq .Values.mode "gateway") (eq .Values.sidecar.mode "container")) }}
 {{- end }}
 
 {{/* "true" if the locks are in the memory of the pod. Then only one pod may run. */}}
