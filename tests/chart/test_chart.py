@@ -586,3 +586,12 @@ if __name__ == "__main__":
         MANIFEST.write_text(manifest())
     else:
         unittest.main()
+    def test_the_readme_of_the_chart_works_without_the_repository(self):
+        readme = (CHART / "README.md").read_text()
+        for link in re.findall(r"\]\(([^)]+)\)", readme):
+            page = re.fullmatch(r"https://seriatim\.example\.com/([a-z-]+)\.html", link)
+            self.assertTrue(page and (TOP / f"docs/{page[1]}.md").exists(), f"a page of the site: {link}")
+        charts = re.findall(r"^helm install \S+ (\S+)", readme, re.MULTILINE)
+        self.assertEqual(charts, ["oci://registry.example.com/charts/seriatim"], "the chart comes from the registry")
+        self.assertNotIn("helm/seriatim", readme, "no path of the repository")
+
