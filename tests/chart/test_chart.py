@@ -4,6 +4,7 @@ schemas, the program's own check of its configuration, and what the parts of a p
 No cluster takes part. `--manifest` writes helm/seriatim.yaml anew instead.
 """
 
+import copy
 import json
 import os
 import re
@@ -268,6 +269,11 @@ class Chart(unittest.TestCase):
                         self.assertFalse(selector.items() <= tested.items(), f"{document['kind']} doesn't find the pod of helm test")
 
     def agree(self, rendered, workload, values):
+        accounts = {d["metadata"]["name"] for d in rendered if d["kind"] == "ServiceAccount"} | {"default"}
+        for document in rendered:
+            if document["kind"] in ("Pod", "Deployment"):
+                named = (document["spec"] if document["kind"] == "Pod" else pod_of(document))["serviceAccountName"]
+                self.assertIn(named, accounts, f"the account of the {document['kind']} exists")
         pod = pod_of(workload)
         seriatim, agent = seriatim_of(pod), agent_of(pod)
         # The order of things at the end.
@@ -402,6 +408,70 @@ class Chart(unittest.TestCase):
             with self.subTest(str(values)):
                 self.assertEqual(kind(values), expected, "the hook is one that the cluster supports, unless a value says which")
 
+    def test_null_means_the_default_or_is_refused(self):
+        defaults = load(CHART / "values.yaml")
+        schema = json.loads((CHART / "values.schema.json").read_text())
+        # Null removes what the chart has.
+        removable = {"sidecar.resources", "podSecurityContext", "networkPolicy.adminFrom", "dashboard.labels", "service.appProtocol"}
+        define = r'define "seriatim.sidecarOnly" -}}\n(.*?){{- end'
+        sidecar_only = yaml.safe_load(re.search(define, (CHART / "templates/_check.tpl").read_text(), re.DOTALL)[1])
+
+        def entries(values, properties, above=()):
+            for key, value in values.items():
+                path, below = (*above, key), properties[key]
+                yield path, value, "null" in below.get("type", ())
+                if "properties" in below:
+                    yield from entries(value, below["properties"], path)
+
+        def outcome(base, path):
+            values = copy.deepcopy(base)
+            parent = values
+            for key in path[:-1]:
+                parent = parent.setdefault(key, {})
+            parent[path[-1]] = None
+            try:
+                return texts(values)
+            except helm.HelmError as refused:
+                return str(refused)
+
+        redis = {"store": {"url": "redis://r:1"}}
+        for needed, base in (
+            ("agent.image", redis | {"agent": {"image": "a"}}),
+            ("selector", redis | {"agent": {"enabled": False}, "selector": {"app": "own"}}),
+            ("upstream", redis | {"mode": "gateway", "upstream": "http://a"}),
+        ):
+            default = texts(base)
+            for path, value, may_be_null in entries(defaults, schema["properties"]):
+                name = ".".join(path)
+                if name == needed:
+                    continue
+                with self.subTest(f"{name} with {base}"):
+                    if name in sidecar_only:
+                        self.assertEqual(value, sidecar_only[name], "the check knows the default")
+                    got = outcome(base, path)
+                    if name in removable:
+                        self.assertIsInstance(got, dict, "it is rendered")
+                    elif may_be_null or value in ("", [], {}) or (needed == "upstream" and name in sidecar_only):
+                        self.assertTrue(got == default, f"it is as without the value: {got if isinstance(got, str) else ''}")
+                    else:
+                        self.assertIn(f"missing property '{path[-1]}'", got if isinstance(got, str) else "rendered", "it is refused")
+
+        # With everything that looks at who creates the pods.
+        everything = load(VALUES / "gateway-everything.yaml")
+        for name in sidecar_only:
+            with self.subTest(f"{name} with everything of a gateway"):
+                self.assertTrue(outcome(everything, name.split(".")) == texts(everything), "it is as without the value")
+
+    def test_a_variable_that_the_chart_sets_is_refused(self):
+        variables = {}
+        for _, values, _ in all_sets():
+            own = {entry["name"] for entry in values.get("sidecar", {}).get("env", [])}
+            for name in environment(seriatim_of(pod_of(one(render(values), "Deployment")))).keys() - own:
+                variables[name] = values
+        for name, values in variables.items():
+            with self.subTest(name), self.assertRaisesRegex(helm.HelmError, f"sidecar.env: .*{name}"):
+                texts(values | {"sidecar": values.get("sidecar", {}) | {"env": [{"name": name, "value": "x"}]}})
+
     def test_a_gateway_alone_may_connect_to_the_agent(self):
         rendered = render(load(VALUES / "gateway.yaml"))
         policy = one(rendered, "NetworkPolicy", "-agent")["spec"]
@@ -454,6 +524,17 @@ class Chart(unittest.TestCase):
                     scraped = one(rendered, "Service", "-admin")["metadata"]
                     self.assertEqual((namespace, service), (scraped["namespace"], scraped["name"]), "of these pods")
 
+    def test_triggers_of_the_users_own_need_no_prometheus(self):
+        trigger = {"type": "cron", "metadata": {"timezone": "UTC", "start": "0 8 * * *", "end": "0 20 * * *", "desiredReplicas": "5"}}
+        values = load(VALUES / "least.yaml") | {
+            "store": {"url": "redis://r:1"},
+            "admin": {"expose": False},
+            "keda": {"enabled": True, "heldPerReplica": None, "triggers": [trigger]},
+        }
+        scaled = one(render(values), "ScaledObject")
+        self.validate([scaled], VERSIONS[-1])
+        self.assertEqual(scaled["spec"]["triggers"], [trigger], "KEDA asks nothing else")
+
     def test_with_locks_in_memory_two_pods_never_run_at_once(self):
         strategy = lambda values: one(render({"agent": {"image": "a"}} | values), "Deployment")["spec"]["strategy"]["type"]
         self.assertEqual(strategy({}), "Recreate", "the old pod ends first")
@@ -495,8 +576,8 @@ class Chart(unittest.TestCase):
         gateway = {"agent": {}, "mode": "gateway", "upstream": "http://agent.chat.svc:8000"}
         self.assertIn("in front of http://agent.chat.svc:8000", notes(gateway), "a gateway names its Service")
         self.assertIn("http://agent.chat.svc:8000 directly takes no lock", notes(gateway), "which is open to others")
-        protected = notes(gateway | {"networkPolicy": {"agentSelector": {"app": "agent"}}})
-        self.assertNotIn("takes no lock", protected, "unless a policy is for the agent's pods")
+        protected = gateway | {"upstream": "http://agent.agents.svc:8000", "networkPolicy": {"agentSelector": {"app": "agent"}}}
+        self.assertNotIn("takes no lock", notes(protected), "unless a policy is for the agent's pods")
 
     def test_what_the_page_of_the_gateway_shows_is_valid(self):
         blocks = re.findall(r"^```yaml\n(.*?)^```$", (TOP / "docs/gateway.md").read_text(), re.MULTILINE | re.DOTALL)
@@ -520,6 +601,15 @@ class Chart(unittest.TestCase):
         tested = (TOP / "docs/kubernetes.md").read_text()
         self.assertIn("Kubernetes {} and {}".format(*VERSIONS), tested, "the page of the sidecar names the versions")
         self.assertEqual((kinds.count("HorizontalPodAutoscaler"), kinds.count("ScaledObject")), (3, 1), "each recipe is there")
+
+    def test_the_readme_of_the_chart_works_without_the_repository(self):
+        readme = (CHART / "README.md").read_text()
+        for link in re.findall(r"\]\(([^)]+)\)", readme):
+            page = re.fullmatch(r"https://seriatim\.example\.com/([a-z-]+)\.html", link)
+            self.assertTrue(page and (TOP / f"docs/{page[1]}.md").exists(), f"a page of the site: {link}")
+        charts = re.findall(r"^helm install \S+ (\S+)", readme, re.MULTILINE)
+        self.assertEqual(charts, ["oci://registry.example.com/charts/seriatim"], "the chart comes from the registry")
+        self.assertNotIn("helm/seriatim", readme, "no path of the repository")
 
     def test_another_chart_includes_the_sidecar_in_its_own_pod(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -586,12 +676,3 @@ if __name__ == "__main__":
         MANIFEST.write_text(manifest())
     else:
         unittest.main()
-    def test_the_readme_of_the_chart_works_without_the_repository(self):
-        readme = (CHART / "README.md").read_text()
-        for link in re.findall(r"\]\(([^)]+)\)", readme):
-            page = re.fullmatch(r"https://seriatim\.example\.com/([a-z-]+)\.html", link)
-            self.assertTrue(page and (TOP / f"docs/{page[1]}.md").exists(), f"a page of the site: {link}")
-        charts = re.findall(r"^helm install \S+ (\S+)", readme, re.MULTILINE)
-        self.assertEqual(charts, ["oci://registry.example.com/charts/seriatim"], "the chart comes from the registry")
-        self.assertNotIn("helm/seriatim", readme, "no path of the repository")
-
