@@ -4,6 +4,7 @@ schemas, the program's own check of its configuration, and what the parts of a p
 No cluster takes part. `--manifest` writes helm/seriatim.yaml anew instead.
 """
 
+import copy
 import json
 import os
 import re
@@ -145,7 +146,7 @@ def all_sets():
         values = load(file)
         if values.get("mode") != "gateway":
             values.setdefault("agent", {}).setdefault("image", "registry.example.com/agent:1.0")
-        for version in [values["kubeVersion"]] if "kubeVersion" in values else VERSIONS:
+        for version in VERSIONS:
             yield f"{file.stem} on {version}", values | {"kubeVersion": version}, version
 
 
@@ -226,18 +227,17 @@ class Chart(unittest.TestCase):
     def test_it_is_linted_strictly_for_every_set_of_values(self):
         for name, values, version in all_sets():
             with self.subTest(name):
-                report = helm.lint(str(CHART), values, strict=True, kube_version=f"v{version.removesuffix('.3')}.0")
+                report = helm.lint(str(CHART), values, strict=True, kube_version=f"v{version}.0")
                 worse = [message for message in report["messages"] if message["severity"] >= 2]
                 self.assertEqual((report["errors"], worse), ([], []), "nothing but information")
 
     def test_every_document_is_one_that_kubernetes_takes(self):
         kinds = set()
         for name, values, version in all_sets():
-            for api in sorted({".".join(version.split(".")[:2]), *VERSIONS}):
-                with self.subTest(f"{name}, held against {api}"):
-                    rendered = render(values)
-                    self.validate(rendered, api)
-                    kinds.update(document["kind"] for document in rendered)
+            with self.subTest(name):
+                rendered = render(values)
+                self.validate(rendered, version)
+                kinds.update(document["kind"] for document in rendered)
         self.assertEqual(
             kinds,
             {"Deployment", "Service", "ConfigMap", "ServiceAccount", "PodDisruptionBudget", "NetworkPolicy"}
@@ -269,6 +269,11 @@ class Chart(unittest.TestCase):
                         self.assertFalse(selector.items() <= tested.items(), f"{document['kind']} doesn't find the pod of helm test")
 
     def agree(self, rendered, workload, values):
+        accounts = {d["metadata"]["name"] for d in rendered if d["kind"] == "ServiceAccount"} | {"default"}
+        for document in rendered:
+            if document["kind"] in ("Pod", "Deployment"):
+                named = (document["spec"] if document["kind"] == "Pod" else pod_of(document))["serviceAccountName"]
+                self.assertIn(named, accounts, f"the account of the {document['kind']} exists")
         pod = pod_of(workload)
         seriatim, agent = seriatim_of(pod), agent_of(pod)
         # The order of things at the end.
@@ -283,7 +288,7 @@ class Chart(unittest.TestCase):
             asleep = hook["sleep"]["seconds"] if "sleep" in hook else int(hook["exec"]["command"][1])
             self.assertGreaterEqual(asleep, drained, "the agent lives while turns end")
             after = max(shutdown.get("agentSeconds", 10), after)
-        self.assertGreaterEqual(pod["terminationGracePeriodSeconds"], drained + after, "nobody is killed at work")
+        self.assertGreaterEqual(pod["terminationGracePeriodSeconds"], drained + after, "the grace period is long enough for running turns and for the agent")
         # A native sidecar is one by this alone.
         is_native = seriatim in pod.get("initContainers", [])
         self.assertEqual(seriatim.get("restartPolicy"), "Always" if is_native else None, "a sidecar, or a container")
@@ -309,7 +314,7 @@ class Chart(unittest.TestCase):
         for policy in policies:
             open_ports = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
             self.assertIn(listen, open_ports, "clients reach Seriatim")
-            self.assertNotIn(agents, open_ports, "and nobody the agent")
+            self.assertNotIn(agents, open_ports, "no policy opens the agent's port")
         # Volumes.
         volumes = {volume["name"] for volume in pod["volumes"]}
         for container in (seriatim, agent or seriatim):
@@ -320,10 +325,10 @@ class Chart(unittest.TestCase):
         # Rights.
         self.assertIs(pod["enableServiceLinks"], False, "no variables of Services")
         context = seriatim["securityContext"]
-        self.assertEqual((context["runAsUser"], context["runAsNonRoot"]), (65532, True), "nobody's")
-        self.assertTrue(context["readOnlyRootFilesystem"], "nothing is written")
-        self.assertFalse(context["allowPrivilegeEscalation"], "nor gained")
-        self.assertEqual(context["capabilities"], {"drop": ["ALL"]}, "nor needed")
+        self.assertEqual((context["runAsUser"], context["runAsNonRoot"]), (65532, True), "the program runs as a user without rights")
+        self.assertTrue(context["readOnlyRootFilesystem"], "the program writes no files")
+        self.assertFalse(context["allowPrivilegeEscalation"], "the program can't gain rights")
+        self.assertEqual(context["capabilities"], {"drop": ["ALL"]}, "the program needs no capabilities")
         names = [entry["name"] for entry in seriatim["env"]]
         self.assertEqual(len(names), len(set(names)), "no variable is set twice")
         self.assertEqual(variables["SERIATIM__STORE__INSTANCE"]["value"], "$(POD_NAMESPACE).$(POD_NAME)", "no two pods of a cluster share a name")
@@ -393,17 +398,79 @@ class Chart(unittest.TestCase):
             return "native" if "initContainers" in pod else "container", next(iter(hook), None)
 
         cases = [
-            ({"kubeVersion": "1.28"}, ("container", "exec")),
             ({"kubeVersion": "1.29"}, ("native", "exec")),
             ({"kubeVersion": "v1.30.1-gke.5"}, ("native", "sleep")),
             ({"kubeVersion": "1.32", "sidecar": {"mode": "container"}}, ("container", "sleep")),
-            ({"kubeVersion": "1.28", "sidecar": {"mode": "native"}}, ("native", "exec")),
             ({"kubeVersion": "1.32", "shutdown": {"agentPreStop": "none"}}, ("native", None)),
             ({"kubeVersion": "1.32", "mode": "gateway", "upstream": "http://a", "agent": {}}, ("container", None)),
         ]
         for values, expected in cases:
             with self.subTest(str(values)):
-                self.assertEqual(kind(values), expected, "as the cluster can, or as it is said")
+                self.assertEqual(kind(values), expected, "the hook is one that the cluster supports, unless a value says which")
+
+    def test_null_means_the_default_or_is_refused(self):
+        defaults = load(CHART / "values.yaml")
+        schema = json.loads((CHART / "values.schema.json").read_text())
+        # Null removes what the chart has.
+        removable = {"sidecar.resources", "podSecurityContext", "networkPolicy.adminFrom", "dashboard.labels", "service.appProtocol"}
+        define = r'define "seriatim.sidecarOnly" -}}\n(.*?){{- end'
+        sidecar_only = yaml.safe_load(re.search(define, (CHART / "templates/_check.tpl").read_text(), re.DOTALL)[1])
+
+        def entries(values, properties, above=()):
+            for key, value in values.items():
+                path, below = (*above, key), properties[key]
+                yield path, value, "null" in below.get("type", ())
+                if "properties" in below:
+                    yield from entries(value, below["properties"], path)
+
+        def outcome(base, path):
+            values = copy.deepcopy(base)
+            parent = values
+            for key in path[:-1]:
+                parent = parent.setdefault(key, {})
+            parent[path[-1]] = None
+            try:
+                return texts(values)
+            except helm.HelmError as refused:
+                return str(refused)
+
+        redis = {"store": {"url": "redis://r:1"}}
+        for needed, base in (
+            ("agent.image", redis | {"agent": {"image": "a"}}),
+            ("selector", redis | {"agent": {"enabled": False}, "selector": {"app": "own"}}),
+            ("upstream", redis | {"mode": "gateway", "upstream": "http://a"}),
+        ):
+            default = texts(base)
+            for path, value, may_be_null in entries(defaults, schema["properties"]):
+                name = ".".join(path)
+                if name == needed:
+                    continue
+                with self.subTest(f"{name} with {base}"):
+                    if name in sidecar_only:
+                        self.assertEqual(value, sidecar_only[name], "the check knows the default")
+                    got = outcome(base, path)
+                    if name in removable:
+                        self.assertIsInstance(got, dict, "it is rendered")
+                    elif may_be_null or value in ("", [], {}) or (needed == "upstream" and name in sidecar_only):
+                        self.assertTrue(got == default, f"it is as without the value: {got if isinstance(got, str) else ''}")
+                    else:
+                        self.assertIn(f"missing property '{path[-1]}'", got if isinstance(got, str) else "rendered", "it is refused")
+
+        # With everything that looks at who creates the pods.
+        everything = load(VALUES / "gateway-everything.yaml")
+        for name in sidecar_only:
+            with self.subTest(f"{name} with everything of a gateway"):
+                self.assertTrue(outcome(everything, name.split(".")) == texts(everything), "it is as without the value")
+
+    def test_a_variable_that_the_chart_sets_is_refused(self):
+        variables = {}
+        for _, values, _ in all_sets():
+            own = {entry["name"] for entry in values.get("sidecar", {}).get("env", [])}
+            for name in environment(seriatim_of(pod_of(one(render(values), "Deployment")))).keys() - own:
+                variables[name] = values
+        for name, values in variables.items():
+            with self.subTest(name), self.assertRaisesRegex(helm.HelmError, f"sidecar.env: .*{name}"):
+                texts(values | {"sidecar": values.get("sidecar", {}) | {"env": [{"name": name, "value": "x"}]}})
 
     def test_a_gateway_alone_may_connect_to_the_agent(self):
         rendered = render(load(VALUES / "gateway.yaml"))
@@ -457,6 +524,17 @@ class Chart(unittest.TestCase):
                     scraped = one(rendered, "Service", "-admin")["metadata"]
                     self.assertEqual((namespace, service), (scraped["namespace"], scraped["name"]), "of these pods")
 
+    def test_triggers_of_the_users_own_need_no_prometheus(self):
+        trigger = {"type": "cron", "metadata": {"timezone": "UTC", "start": "0 8 * * *", "end": "0 20 * * *", "desiredReplicas": "5"}}
+        values = load(VALUES / "least.yaml") | {
+            "store": {"url": "redis://r:1"},
+            "admin": {"expose": False},
+            "keda": {"enabled": True, "heldPerReplica": None, "triggers": [trigger]},
+        }
+        scaled = one(render(values), "ScaledObject")
+        self.validate([scaled], VERSIONS[-1])
+        self.assertEqual(scaled["spec"]["triggers"], [trigger], "KEDA asks nothing else")
+
     def test_with_locks_in_memory_two_pods_never_run_at_once(self):
         strategy = lambda values: one(render({"agent": {"image": "a"}} | values), "Deployment")["spec"]["strategy"]["type"]
         self.assertEqual(strategy({}), "Recreate", "the old pod ends first")
@@ -469,7 +547,7 @@ class Chart(unittest.TestCase):
         data = one(rendered, "ConfigMap", "-dashboard")["data"]
         (name, text), = data.items()
         self.assertTrue(name.endswith(".json"), "Grafana's sidecar looks for such names")
-        self.assertEqual(json.loads(text), json.loads((CHART / "files/dashboard.json").read_text()), "nor of it")
+        self.assertEqual(json.loads(text), json.loads((CHART / "files/dashboard.json").read_text()), "nothing of the dashboard is taken for a template")
 
     def test_what_is_scraped_is_the_admin_port_of_the_service_that_has_it(self):
         rendered = render(load(VALUES / "monitoring.yaml"))
@@ -498,8 +576,8 @@ class Chart(unittest.TestCase):
         gateway = {"agent": {}, "mode": "gateway", "upstream": "http://agent.chat.svc:8000"}
         self.assertIn("in front of http://agent.chat.svc:8000", notes(gateway), "a gateway names its Service")
         self.assertIn("http://agent.chat.svc:8000 directly takes no lock", notes(gateway), "which is open to others")
-        protected = notes(gateway | {"networkPolicy": {"agentSelector": {"app": "agent"}}})
-        self.assertNotIn("takes no lock", protected, "unless a policy is for the agent's pods")
+        protected = gateway | {"upstream": "http://agent.agents.svc:8000", "networkPolicy": {"agentSelector": {"app": "agent"}}}
+        self.assertNotIn("takes no lock", notes(protected), "unless a policy is for the agent's pods")
 
     def test_what_the_page_of_the_gateway_shows_is_valid(self):
         blocks = re.findall(r"^```yaml\n(.*?)^```$", (TOP / "docs/gateway.md").read_text(), re.MULTILINE | re.DOTALL)
@@ -524,12 +602,21 @@ class Chart(unittest.TestCase):
         self.assertIn("Kubernetes {} and {}".format(*VERSIONS), tested, "the page of the sidecar names the versions")
         self.assertEqual((kinds.count("HorizontalPodAutoscaler"), kinds.count("ScaledObject")), (3, 1), "each recipe is there")
 
+    def test_the_readme_of_the_chart_works_without_the_repository(self):
+        readme = (CHART / "README.md").read_text()
+        for link in re.findall(r"\]\(([^)]+)\)", readme):
+            page = re.fullmatch(r"https://seriatim\.example\.com/([a-z-]+)\.html", link)
+            self.assertTrue(page and (TOP / f"docs/{page[1]}.md").exists(), f"a page of the site: {link}")
+        charts = re.findall(r"^helm install \S+ (\S+)", readme, re.MULTILINE)
+        self.assertEqual(charts, ["oci://registry.example.com/charts/seriatim"], "the chart comes from the registry")
+        self.assertNotIn("helm/seriatim", readme, "no path of the repository")
+
     def test_another_chart_includes_the_sidecar_in_its_own_pod(self):
         with tempfile.TemporaryDirectory() as folder:
             chart = Path(folder) / "own-chart"
             shutil.copytree(OWN_CHART, chart)
             shutil.copytree(CHART, chart / "charts/seriatim")
-            for version in ["1.28", *VERSIONS]:
+            for version in VERSIONS:
                 with self.subTest(version):
                     values = {"seriatim": {"kubeVersion": version}}
                     report = helm.lint(str(chart), values, strict=True, with_subcharts=True)

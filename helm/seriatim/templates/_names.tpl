@@ -18,8 +18,18 @@
 {{- .Values.existingConfigMap | default (printf "%s-config" (include "seriatim.fullname" .)) }}
 {{- end }}
 
+{{/* "true" if the pods with Seriatim are this chart's, and not those of another one. */}}
+{{- define "seriatim.createsPods" -}}
+{{- if or (eq .Values.mode "gateway") .Values.agent.enabled }}true{{ end }}
+{{- end }}
+
+{{/* The account of the pods. `helm test` uses it, too: without pods of this chart, there is no account of it. */}}
 {{- define "seriatim.serviceAccountName" -}}
+{{- if and .Values.serviceAccount.create (not (include "seriatim.createsPods" .)) }}
+{{- "default" }}
+{{- else }}
 {{- .Values.serviceAccount.name | default (ternary (include "seriatim.fullname" .) "default" .Values.serviceAccount.create) }}
+{{- end }}
 {{- end }}
 
 {{- define "seriatim.image" -}}
@@ -41,7 +51,7 @@ app.kubernetes.io/component: {{ ternary "gateway" "agent" (eq .Values.mode "gate
 
 {{/* The labels that select the pods. */}}
 {{- define "seriatim.selectorLabels" -}}
-{{- if or .Values.agent.enabled (eq .Values.mode "gateway") -}}
+{{- if include "seriatim.createsPods" . -}}
 app.kubernetes.io/name: {{ include "seriatim.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- else -}}
@@ -59,15 +69,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{/* "native" or "container". In a gateway's pods, Seriatim is the only container. */}}
 {{- define "seriatim.sidecarMode" -}}
-{{- if eq .Values.mode "gateway" }}
-{{- "container" }}
-{{- else if ne .Values.sidecar.mode "auto" }}
-{{- .Values.sidecar.mode }}
-{{- else if semverCompare ">=1.29-0" (include "seriatim.kubeVersion" .) }}
-{{- "native" }}
-{{- else }}
-{{- "container" }}
-{{- end }}
+{{- ternary "container" "native" (or (eq .Values.mode "gateway") (eq .Values.sidecar.mode "container")) }}
 {{- end }}
 
 {{/* "true" if the locks are in the memory of the pod. Then only one pod may run. */}}

@@ -121,8 +121,10 @@ lifecycle:
     exec:
       # {{ ternary "Drains after the clients have noticed that the pod ends." "Drains while the agent still runs. The SIGTERM of a native sidecar comes too late for this." (eq .Values.mode "gateway") }}
       command: ["/seriatim", "drain", "--after", {{ printf "%ds" (int .Values.shutdown.endpointSeconds) | quote }}]
+{{- with .Values.sidecar.resources }}
 resources:
-  {{- toYaml .Values.sidecar.resources | nindent 2 }}
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 securityContext:
   {{- include "seriatim.securityContext" . | nindent 2 }}
 volumeMounts:
