@@ -87,13 +87,14 @@ fn nginx(addr: SocketAddr, backend: SocketAddr, with_master: bool) -> String {
     )
 }
 
-/// HAProxy holds the head of a response back for 200 ms if no body comes with it, unless `http-no-delay` is set.
+/// HAProxy holds the head of a response back for 200 ms if no body comes with it, unless `http-no-delay` is set. It keeps the
+/// backend's side of a stream whose client has left, unless `abortonclose` is set.
 fn haproxy(addr: SocketAddr, backend: SocketAddr) -> String {
     // Each connection takes two open files.
     let connections = (open_files_limit() / 2).min(1 << 20).saturating_sub(50);
     format!(
         "global\n  nbthread 1\n  maxconn {connections}\n\
-         defaults\n  mode http\n  maxconn {connections}\n  option http-no-delay\n\
+         defaults\n  mode http\n  maxconn {connections}\n  option http-no-delay\n  option abortonclose\n\
          \u{20} timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n\
          listen chat\n  bind {addr}\n  http-reuse always\n  server backend {backend}\n"
     )
