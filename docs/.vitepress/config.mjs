@@ -11,7 +11,7 @@ const site = process.env.SITE ?? "https://seriatim.example.com";
 // File → page, where the names differ.
 const rewrites = { "README.md": "questions.md", "why-not.zh-CN.md": "zh/why-not.md" };
 
-// Every page has its place here; one that isn't written yet is left out. A path with `../` is a file of the repository.
+// Every page has its place here. A path with `../` is a file of the repository.
 const english = {
   Start: ["index", "install", "quick-start", "../examples/README", "README", "why-not"],
   "Which requests are turns": ["backends", "sessions", "configuration"],
@@ -27,12 +27,12 @@ const chinese = {
   "更多（英文）": ["README", "configuration", "backends", "ingress", "security", "error-responses"],
 };
 
+/** It throws if there is no such file. */
 const titleOf = (file) => /^# (.+)$/m.exec(readFileSync(join(docs, file), "utf8"))[1];
 
 function sidebar(groups, titles) {
-  const there = (name) => existsSync(join(docs, `${name}.md`));
   const entry = (name) => ({ text: titles[name] ?? titleOf(`${name}.md`), link: address(`${name}.md`) });
-  return Object.entries(groups).map(([text, names]) => ({ text, items: names.filter(there).map(entry) }));
+  return Object.entries(groups).map(([text, names]) => ({ text, items: names.map(entry) }));
 }
 
 /** Where a file is on the site, by its path from docs/; what is outside of docs/ is in the repository. */

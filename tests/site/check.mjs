@@ -43,6 +43,10 @@ for (const page of pages) {
   }
 }
 
+// The chart names its icon by its address on the site.
+const icon = /^icon: (.+)$/m.exec(read(top, "helm/seriatim/Chart.yaml"))[1].replace("https://seriatim.example.com/", "");
+if (!existsSync(join(site, icon))) wrong.push(`Chart.yaml: the site has no icon ${icon}`);
+
 // The reasons of the reference, which the tests of the program hold against it, and those that occur only inside a stream.
 const codes = [
   ...attributes(read(top, "docs/error-responses.md"), /^\| `([a-z_]+)` \| [^|]+ \| [^|]+ \|/gm),
