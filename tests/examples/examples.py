@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -68,8 +69,8 @@ class Example:
 
 def compose_file(folder: Path) -> None:
     """compose.yaml has nothing but what the Compose specification has, and nginx is set up as the page about ingresses says."""
-    schema = ("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml")
-    checked = subprocess.run([sys.executable, "-m", schema[0].replace("-", "_"), *schema[1:]], cwd=folder, capture_output=True, text=True)
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml"]
+    checked = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if checked.returncode:
         raise Wrong(checked.stdout + checked.stderr)
     page = (TOP / "docs/ingress.md").read_text()
@@ -169,6 +170,11 @@ async def tried(name: str) -> None:
 
 
 async def main(names: list[str]) -> bool:
+    loop, me = asyncio.get_running_loop(), asyncio.current_task()
+    assert me
+    # The processes end with this one.
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sign, me.cancel)
     places = asyncio.Semaphore(AT_ONCE)
 
     async def one(name: str) -> bool:
