@@ -32,13 +32,12 @@ from backends import load  # noqa: E402
 from client import Call, Client  # noqa: E402
 from process import free_port, listens  # noqa: E402
 from protocol import Backend  # noqa: E402
-from readme import BLOCK_LIMIT, INSTALL_LIMIT, INSTALLED, Shell, Wrong, compare, copied, steps  # noqa: E402
+from readme import CLEAN_UP, INSTALLED, Shell, Wrong, copied, steps  # noqa: E402
 from record import until  # noqa: E402
 from turns import AiSdk, Chat, Mcp, Record, many, waiting  # noqa: E402
 
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", TOP / "target")).resolve()
 SERIATIM = Path(os.environ.get("SERIATIM", TARGET / "debug/seriatim")).resolve()
-CLEAN_UP = "Clean up"
 # How many examples run at the same time: their turns wait more than they work.
 AT_ONCE = 3
 # For what needs a newer Node than the machine may have.
@@ -118,7 +117,6 @@ async def tried(name: str) -> None:
     example = EXAMPLES[name]
     example.check(TOP / "examples" / name)
     ports = {port: free_port() for port in (*example.ports, 9901)}
-    shown = {str(new): str(old) for old, new in ports.items()}
     folder = TARGET / f"example-{name}"
     copied(TOP / "examples" / name, folder, ports)
     if example.network:
@@ -133,13 +131,7 @@ async def tried(name: str) -> None:
         raise Wrong(f"the last commands of the README stand below “{CLEAN_UP}”")
     async with AsyncExitStack() as stack:
         shell = await stack.enter_async_context(Shell(folder, env))
-        for step in every:
-            if step.heading == CLEAN_UP:
-                break
-            output = await shell.run(step.commands, INSTALL_LIMIT if step is every[0] else BLOCK_LIMIT)
-            for new, old in shown.items():
-                output = output.replace(new, old)
-            compare(step, output, folder)
+        await shell.follow(every, ports, folder)
         backend = example.backend()
         urls = [f"http://127.0.0.1:{ports[port]}" for port in example.doors]
         clients = [await stack.enter_async_context(Client(url, backend.goes_on)) for url in urls]

@@ -7,12 +7,13 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 # For the first block of commands, which installs packages, and for each of the others.
 INSTALL_LIMIT, BLOCK_LIMIT = 600.0, 60.0
+CLEAN_UP = "Clean up"
 # What an installation leaves in a folder; it stays there from one run to the next.
 INSTALLED = ("venv", "node_modules")
 # What differs from one run to the next: ids, and digits.
@@ -80,14 +81,14 @@ def compare(step: Step, output: str, folder: Path) -> None:
 
 
 class Shell:
-    """One bash for all commands of a README."""
+    """One bash for all commands of a README. `command` is another way to start it."""
 
-    def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
-        self.folder, self.env = folder, env
+    def __init__(self, folder: Path, env: Mapping[str, str], command: Sequence[str] = ("bash", "-e")) -> None:
+        self.folder, self.env, self.command = folder, env, command
 
     async def __aenter__(self) -> Shell:
         self.process = await asyncio.create_subprocess_exec(
-            "bash", "-e",
+            *self.command,
             cwd=self.folder, env={**os.environ, **self.env}, start_new_session=True, limit=1 << 24,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
@@ -116,6 +117,16 @@ class Shell:
         except TimeoutError:
             raise Wrong(f"not over within {limit:.0f} s:\n{commands}\n{printed}") from None
         raise Wrong(f"a command failed:\n{commands}\n{printed}")
+
+    async def follow(self, every: Sequence[Step], ports: Mapping[int, int], folder: Path) -> None:
+        """Runs the commands above the clean-up, and compares what they print, in which the README's ports stand for the others."""
+        for step in every:
+            if step.heading == CLEAN_UP:
+                break
+            output = await self.run(step.commands, INSTALL_LIMIT if step is every[0] else BLOCK_LIMIT)
+            for old, new in ports.items():
+                output = output.replace(str(new), str(old))
+            compare(step, output, folder)
 
     def left(self) -> list[str]:
         """The processes that the commands have left running, besides the bash itself."""

@@ -1,11 +1,14 @@
-"""Tries what `.ci/release` made, as somebody who has downloaded it: `release.py DIST WORK TARGET`.
+"""Tries what `.ci/release` made, as somebody who has downloaded it: `release.py DIST WORK TARGET [--cargo]`.
 
-Without root, or with SERIATIM_SKIP_IMAGE=1, what needs a root of its own is left out.
+Without root, or with SERIATIM_SKIP_IMAGE=1, what needs a root of its own is left out. `--cargo` also runs the `cargo install`
+of docs/install.md in a Debian of its own, which builds the program anew.
 """
 
+import asyncio
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,11 +23,12 @@ import urllib.request
 from pathlib import Path
 
 import helm_python as helm
+import pages
 import yaml
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-DIST, WORK, TARGET = (Path(word).resolve() for word in sys.argv[1:])
+DIST, WORK, TARGET = (Path(word).resolve() for word in sys.argv[1:4])
 TOP = Path(__file__).resolve().parents[2]
 LIMIT = 30  # seconds; what takes longer has gone wrong
 AS_ROOT = os.geteuid() == 0 and os.environ.get("SERIATIM_SKIP_IMAGE") != "1"
@@ -135,29 +139,33 @@ def archive(version):
         demo(file)
 
 
+def debian(name):
+    """A small Debian for one trial, with what docs/install.md and the first example ask of their readers."""
+    base, wanted = TARGET / "release-root", "curl,gcc,libc6-dev,procps,python3-venv,redis-server,sudo,systemd"
+    complete = base / "complete"
+    if not complete.exists() or complete.read_text() != wanted:
+        shutil.rmtree(base, ignore_errors=True)
+        run("debootstrap", "--variant=minbase", f"--include={wanted}", "bookworm", base)
+        complete.write_text(wanted)
+    run("cp", "-a", base, WORK / name)
+    return WORK / name
+
+
 def package(version):
     """The package in a Debian of its own: installed, updated, removed and purged."""
-    root = TARGET / "release-root"
-    if not (root / "complete").exists():
-        shutil.rmtree(root, ignore_errors=True)
-        run("debootstrap", "--variant=minbase", "bookworm", root)
-        (root / "complete").touch()
+    root = debian("debian")
     inside = lambda *command: run("chroot", root, *command, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
-    subprocess.run(["chroot", root, "dpkg", "--purge", "seriatim"], capture_output=True)
     shutil.copy(the("*.deb"), root / "seriatim.deb")
     inside("dpkg", "--install", "/seriatim.deb")
     check(inside("seriatim", "--version") == f"seriatim {version}\n", "the package has the program")
     inside("seriatim", "check", "--config", "/etc/seriatim/config.toml")
     unit = "lib/systemd/system/seriatim.service"
     check(not list((root / "etc/systemd").rglob("seriatim.service")), "the service is not enabled")
-    # The small Debian has no systemd; that of this machine reads the service, with a program that is here.
-    copy = WORK / "seriatim.service"
-    copy.write_text((root / unit).read_text().replace("/usr/bin/seriatim", str(root / "usr/bin/seriatim")))
-    said = subprocess.run(["systemd-analyze", "verify", "--man=no", copy], capture_output=True, text=True)
+    said = subprocess.run(["chroot", root, "systemd-analyze", "verify", "--man=no", "/" + unit], capture_output=True, text=True)
     ours = [line for line in said.stderr.splitlines() if "seriatim" in line]
     check(said.returncode == 0 and not ours, f"systemd understands the service: {ours or said.stderr}")
     # From 0, nothing can be reached, to 100, everything.
-    run("systemd-analyze", "security", "--offline=true", "--threshold=20", copy)
+    inside("systemd-analyze", "security", "--offline=true", "--threshold=20", "/" + unit)
     # A changed configuration survives an update and a removal, but not a purge.
     config = root / "etc/seriatim/config.toml"
     config.write_text(config.read_text() + "# changed\n")
@@ -199,20 +207,38 @@ def crate(version):
     check(run(WORK / "installed/bin/seriatim", "--version") == f"seriatim {version}\n", "the crate builds")
 
 
+def names(version):
+    """Wherever the repository names a tag of the image, or the version that is downloaded, it is this version."""
+    # The last one is the first line of both READMEs.
+    place = re.compile(r"seriatim\}?:v?(\d+\.[\w.]*\w)|registry\.example\.com/seriatim\}?:([\w.$]*\w)|^VERSION=(\S+)|(?:version|版本) ([\d.]+) ·", re.M)
+    found = []
+    for name in run("git", "-C", TOP, "ls-files", "-z", ":!fuzz").split("\0")[:-1]:
+        for match in place.finditer((TOP / name).read_text(errors="replace")):
+            found.append(f"{name}: {match[0]}")
+            # A variable, and the word for a version that comes.
+            named = "".join(filter(None, match.groups()))
+            check(named in (version, "$VERSION", "NEW"), f"{found[-1]} names version {version}")
+    check(len(found) > 15, f"the places are found: {found}")
+
+
 text = the("*.cdx.json").read_text()
 bill = json.loads(text)
 problem = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
 check(problem is None, f"the bill of materials is as CycloneDX has it: {problem}")
 version = bill["metadata"]["component"]["version"]
-names = {component["name"] for component in bill["components"]}
-check({"hyper", "tokio", "redis", "glibc"} <= names and "proptest" not in names, "it names what the program is made of")
+parts = {component["name"] for component in bill["components"]}
+check({"hyper", "tokio", "redis", "glibc"} <= parts and "proptest" not in parts, "it names what the program is made of")
 
+names(version)
 checksums()
 archive(version)
 chart(version)
 crate(version)
 if AS_ROOT:
     package(version)
+    asyncio.run(pages.tried(debian, WORK / "source", DIST, version))
+    if "--cargo" in sys.argv:
+        asyncio.run(pages.built(debian, WORK / "source", DIST, version))
 else:
     print("The package is not installed, and no empty root tried: that takes root.", file=sys.stderr)
 print(f"release {version}: passed")
