@@ -117,8 +117,9 @@ async def built(debian: Callable[[str], Path], source: Path, dist: Path, version
     """`cargo install` from a repository, which has the sources and the version's tag."""
     vendor, repository = source.parent / "vendor", source.parent / "repository"
     subprocess.run(["cargo", "vendor", "--quiet", "--locked", "--versioned-dirs", vendor], cwd=source, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["git", "init", "--quiet", "--bare", repository], check=True)
     git = ["git", f"--git-dir={repository}", f"--work-tree={source}", "-c", "user.name=release", "-c", "user.email="]
-    for words in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message=release"], ["tag", f"v{version}"]):
+    for words in (["add", "--all"], ["commit", "--quiet", "--message=release"], ["tag", f"v{version}"]):
         subprocess.run([*git, *words], check=True)
     one = Debian(debian("cargo"), source, dist)
     one.rust(vendor, repository, os.environ["REPOSITORY"])
