@@ -19,7 +19,7 @@ pub(super) fn print_error(text: impl Display) {
     let _ = writeln!(io::stderr(), "{}", plain_lines(&text.to_string()));
 }
 
-/// Writes a JSON value as one line of standard output. Ends the process if that fails, as [`print`] does.
+/// Writes a JSON value as one line of standard output. Ends the process if that fails, as [`print()`] does.
 pub(super) fn print_json(value: &Value) {
     write_line(&json_line(value));
 }
