@@ -117,6 +117,8 @@ async def built(debian: Callable[[str], Path], source: Path, dist: Path, version
     """`cargo install` from a repository, which has the sources and the version's tag."""
     vendor, repository = source.parent / "vendor", source.parent / "repository"
     subprocess.run(["cargo", "vendor", "--quiet", "--locked", "--versioned-dirs", vendor], cwd=source, check=True, stdout=subprocess.DEVNULL)
+    # Some crates have files for their owner alone, and the reader is another user.
+    subprocess.run(["chmod", "-R", "a+rX", vendor], check=True)
     subprocess.run(["git", "init", "--quiet", "--bare", repository], check=True)
     git = ["git", f"--git-dir={repository}", f"--work-tree={source}", "-c", "user.name=release", "-c", "user.email="]
     for words in (["add", "--all"], ["commit", "--quiet", "--message=release"], ["tag", f"v{version}"]):
