@@ -269,7 +269,8 @@ impl From<LockLoss> for Outcome {
 // === impl ErrorCode ===
 
 impl ErrorCode {
-    /// The code of an error that the backend itself gave. It is no outcome: with such a response the turn is complete.
+    /// The code of an error that the backend itself gave, behind the head of an event stream. No outcome has this word: such a
+    /// turn ends as complete.
     pub const UPSTREAM_ERROR: Self = Self {
         word: "upstream_error",
         status: None,

@@ -87,13 +87,8 @@ async fn every_error_response_links_to_the_section_of_its_code() {
 async fn a_connection_beyond_the_limit_gets_the_link() {
     let limit = "[limits]\nmax_connections = 1\n";
     let bench = Bench::start(&format!("{HELP}{limit}{CHAT}")).await;
-    let mut first = bench.client().await;
-    assert_eq!(first.get("/free").await.status, 200, "it is served");
-    let mut second = Client::connect(bench.replica(0)).await;
-    second
-        .send_raw(b"GET /free HTTP/1.1\r\nhost: a\r\n\r\n")
-        .await;
-    assert_links("the second", &second.answer().await, "overloaded");
+    let refused = bench.answer_beyond_the_limit().await;
+    assert_links("the second", &refused, "overloaded");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use crate::support::app::CHAT;
 use crate::support::bench::{Bench, chat};
-use crate::support::client::{Answer, Client, Request};
+use crate::support::client::{Answer, Request};
 
 /// The sentences for the user, in Chinese and in English, of the errors that [`errors`] provokes.
 const SENTENCES: [[&str; 2]; 4] = [
@@ -83,13 +83,7 @@ async fn a_connection_beyond_the_limit_is_refused_in_the_configured_language() {
         let tables =
             format!("[errors]\nlanguage = \"{language}\"\n[limits]\nmax_connections = 1\n{CHAT}");
         let bench = Bench::start(&tables).await;
-        let mut first = bench.client().await;
-        assert_eq!(first.get("/free").await.status, 200, "it is served");
-        let mut second = Client::connect(bench.replica(0)).await;
-        second
-            .send_raw(b"GET /free HTTP/1.1\r\nhost: a\r\n\r\n")
-            .await;
-        let refused = second.answer().await;
+        let refused = bench.answer_beyond_the_limit().await;
         assert_eq!(sentence(&refused), expected, "{refused:?}");
     }
 }

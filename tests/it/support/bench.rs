@@ -139,6 +139,17 @@ impl<R, N> Bench<R, N> {
         Client::connect(self.app.addr()).await
     }
 
+    /// The response to a connection beyond `limits.max_connections = 1`, while a first one is served at the free path `/free`.
+    pub(crate) async fn answer_beyond_the_limit(&self) -> Answer {
+        let mut first = self.client().await;
+        assert_eq!(first.get("/free").await.status, 200, "it is served");
+        let mut second = self.client().await;
+        second
+            .send_raw(b"GET /free HTTP/1.1\r\nhost: a\r\n\r\n")
+            .await;
+        second.answer().await
+    }
+
     pub(crate) async fn call(&self, request: &Request) -> Answer {
         self.client().await.call(request).await
     }
